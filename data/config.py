@@ -1,0 +1,43 @@
+"""What may be set about a data set and about its training crops (schema of `conf/data` and of `augment.crop`)."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class WriteConfig:
+    """How `scripts/write_beton.py` stores the training images."""
+
+    mode: str = "jpg"  # jpg: original bytes where possible; raw: decoded pixels
+    max_size: int = 500  # limit of the longer side, pixels
+    quality: int = 90  # of images that must be encoded again
+
+
+@dataclass
+class DataConfig:
+    """A data set: where it lies, how it is read, and the evaluation transform (which belongs to the experiment)."""
+
+    name: str = MISSING
+    reader: str = "folder"  # a module of data/readers
+    root: str = MISSING
+    loader: str = "ffcv"  # ffcv | torch
+    image_size: int = 224
+    mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    eval_crop: float = 0.9
+    eval_interpolation: str = "bicubic"
+    eval_source: str = "beton"  # beton: stored after the transform (ffcv loader only) | original: by PIL
+    write: WriteConfig = field(default_factory=WriteConfig)
+    write_if_missing: bool = False  # small data sets are written at first use
+    stage: str | None = None  # node-local folder to copy the .beton files to
+
+
+@dataclass
+class CropConfig:
+    """Random resized crop and flip of the training images."""
+
+    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # share of the area
+    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])  # width / height
+    flip: float = 0.5
+    interpolation: str = "random"  # bicubic | bilinear | random (either, per sample)
