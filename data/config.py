@@ -1,4 +1,4 @@
-"""What may be set about a data set and about its training crops (schema of `conf/data` and of `augment.crop`)."""
+"""What may be set about a data set and about its training crops (schema of `conf/data`)."""
 
 from dataclasses import dataclass, field
 
@@ -15,6 +15,16 @@ class WriteConfig:
 
 
 @dataclass
+class CropConfig:
+    """Random resized crop and flip of the training images."""
+
+    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # share of the area
+    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])  # width / height
+    flip: float = 0.5
+    interpolation: str = "random"  # bicubic | bilinear | random (either, per sample)
+
+
+@dataclass
 class DataConfig:
     """A data set: where it lies, how it is read, and the evaluation transform (which belongs to the experiment)."""
 
@@ -23,6 +33,7 @@ class DataConfig:
     root: str = MISSING
     loader: str = "ffcv"  # ffcv | torch
     image_size: int = 224
+    crop: CropConfig = field(default_factory=CropConfig)
     mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     eval_crop: float = 0.9
@@ -31,13 +42,3 @@ class DataConfig:
     write: WriteConfig = field(default_factory=WriteConfig)
     write_if_missing: bool = False  # small data sets are written at first use
     stage: str | None = None  # node-local folder to copy the .beton files to
-
-
-@dataclass
-class CropConfig:
-    """Random resized crop and flip of the training images."""
-
-    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # share of the area
-    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])  # width / height
-    flip: float = 0.5
-    interpolation: str = "random"  # bicubic | bilinear | random (either, per sample)

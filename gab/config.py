@@ -80,3 +80,73 @@ class TimmConfig(ModelConfig):
     name: str = MISSING
     pretrained: bool = False
     kwargs: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedule. Learning rates are absolute unless `lr_batch` names the batch size that they are for."""
+
+    lr: float = 5e-4
+    lr_batch: int | None = None  # lr is for this batch size: the effective one is lr * batch_size / lr_batch
+    weight_decay: float = 0.05
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+    warmup_epochs: float = 3.0
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-6
+    cooldown_epochs: float = 10.0  # at min_lr, the last of train.epochs
+    clip_grad: float | None = None  # norm
+    gaussian_lr_scale: float = 1.0  # of A and sigma; 1 as published
+
+
+@dataclass
+class AugmentConfig:
+    """What happens to training batches on the device; crop and flip belong to the data set (`data.crop`)."""
+
+    erase_prob: float = 0.25  # random erasing, pixel mode
+    mixup: float = 0.2  # alpha; 0: off
+    cutmix: float = 1.0  # alpha; 0: off
+    mix_prob: float = 1.0
+    switch_prob: float = 0.5  # of cutmix where both are on
+    mixing_group: int = 8  # consecutive samples of the global batch that mix with one another
+    label_smoothing: float = 0.1
+    missing: list[str] = field(default_factory=list)  # parts of the published recipe that this version lacks: said at start
+
+
+@dataclass
+class TrainConfig:
+    """Length, batch and precision of a run."""
+
+    epochs: int = 400
+    batch_size: int = 2304  # global
+    precision: str = "auto"  # bf16 | fp32 | auto: bf16 on CUDA, fp32 on CPU
+    ema_decay: float | None = 0.99996
+    eval_every: int = 1  # epochs
+    max_steps: int | None = None  # of an epoch
+    overfit: bool = False  # the first batch again and again, without augmentation
+
+
+@dataclass
+class RunConfig:
+    """Where and how a run is computed; nothing here may change results beyond rounding."""
+
+    dir: str = "runs"
+    name: str | None = None  # null: variant, data, seed and a hash of what may change results
+    device: str = "auto"  # cuda | cpu | auto
+    processes: str = "auto"  # a number, or auto: one per visible GPU, 1 on CPU
+    micro_batch: int | None = None  # per process; null: the whole share of a process
+    workers: int | None = None  # loader threads per process; null: this process's share of the cores
+    compile: str = "auto"  # true | false | auto: on CUDA
+    deterministic: bool = False
+    log_every: int = 50  # steps
+    eval_batch: int = 256  # per process
+    dry: bool = False
+    images_per_second: float = 1000.0  # assumed by run.dry
+    profile: bool = False
+
+
+@dataclass
+class CheckpointConfig:
+    """When the state is saved."""
+
+    every_epochs: int = 1
