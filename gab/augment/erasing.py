@@ -1,0 +1,56 @@
+"""Random erasing with pixel noise (Zhong et al., AAAI 2020), as a function of (seed, epoch, sample index)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gab.random import fold, hash_key, uniform
+
+_TRIES = 10
+_AREA = (0.02, 1 / 3)  # share of the image
+_ASPECT = (0.3, 1 / 0.3)  # height / width, log-uniform
+_RADIUS, _ANGLE = -1, -2  # streams of the noise, beside those of the box
+
+
+def draw_boxes(indices: Tensor, *, seed: int, epoch: int, size: int, prob: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Which samples are erased and where, computed on the CPU.
+
+    Args:
+        indices: (B,) sample indices.
+    Returns:
+        rows (K,): positions in the batch that are erased; boxes (K, 4): top, bottom, left, right; keys (K,).
+    """
+    keys = fold(hash_key("erasing", seed, epoch), indices)
+    draws = torch.stack([uniform(fold(keys, k)) for k in range(1 + 4 * _TRIES)])  # (1 + 4 tries, B)
+    area, aspect, y, x = draws[1:].double().unflatten(0, (4, _TRIES))  # each (tries, B)
+    area = size**2 * (_AREA[0] + (_AREA[1] - _AREA[0]) * area)
+    aspect = torch.exp(math.log(_ASPECT[0]) + (math.log(_ASPECT[1]) - math.log(_ASPECT[0])) * aspect)
+    height, width = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+    fits = (height < size) & (width < size)
+    first = fits.int().argmax(0, keepdim=True)  # the first try that fits
+    height, width, y, x = (value.gather(0, first)[0] for value in (height, width, y, x))
+    top, left = (y * (size - height + 1)).long(), (x * (size - width + 1)).long()
+    rows = torch.nonzero((draws[0] < prob) & fits.any(0))[:, 0]
+    boxes = torch.stack([top, top + height, left, left + width], dim=1)
+    return rows, boxes[rows], keys[rows]
+
+
+def _normal(keys: Tensor, count: int) -> Tensor:
+    """(K, count) standard normal numbers from keys (K,), by Box and Muller."""
+    element = torch.arange(count, device=keys.device)
+    first = 1 - uniform(fold(fold(keys, _RADIUS)[:, None], element))  # (0, 1]
+    second = uniform(fold(fold(keys, _ANGLE)[:, None], element))
+    return torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * math.pi * second)
+
+
+def erase(images: Tensor, rows: Tensor, boxes: Tensor, keys: Tensor) -> Tensor:
+    """Fill the boxes of the given rows of normalised `images` (B, C, S, S) with noise; all on one device."""
+    if len(rows) == 0:
+        return images
+    line = torch.arange(images.shape[-1], device=images.device)
+    top, bottom, left, right = boxes.T[:, :, None]
+    inside = ((line >= top) & (line < bottom))[:, :, None] & ((line >= left) & (line < right))[:, None, :]
+    chosen = images[rows]
+    noise = _normal(keys, chosen[0].numel()).view(chosen.shape).to(images.dtype)
+    return images.index_copy(0, rows, torch.where(inside[:, None], noise, chosen))
