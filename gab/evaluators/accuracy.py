@@ -1,0 +1,105 @@
+"""Top-1, top-5 and log-loss with exact counts: every image once, on any number of processes."""
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gab.training.processes import Processes
+
+
+class Predictions(NamedTuple):
+    """Per image, in the order of the split."""
+
+    image: np.ndarray  # (n,) int64, sample index
+    label: np.ndarray  # (n,) int64
+    top5: np.ndarray  # (n, 5) int64, best first; fewer columns where there are fewer classes
+    log_loss: np.ndarray  # (n,) float32, natural logarithm
+
+    def save(self, path: Path) -> None:
+        np.savez(path, **self._asdict())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Shares are percentages of `images`."""
+
+    top1: float
+    top5: float
+    log_loss: float
+    images: int
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    batches: Iterable[Any],
+    prepare: Callable[[Tensor], Tensor],
+    processes: Processes,
+    *,
+    bf16: bool = False,
+    limit: int | None = None,
+) -> Predictions:
+    """Predict every image of this process's share and gather all shares.
+
+    Args:
+        batches: named tuples of images uint8 (b, 3, S, S), labels (b,) and indices (b,); the last may be shorter.
+        prepare: uint8 images on the device to the network's input.
+        bf16: autocast to bfloat16; final numbers are float32.
+        limit: stop after this many batches.
+    """
+    was_training = model.training
+    model.eval()
+    parts: list[tuple[Tensor, ...]] = []
+    full = 0
+    for number, batch in enumerate(batches):
+        if number == limit:
+            break
+        images, labels = (t.to(processes.device, non_blocking=True) for t in (batch.images, batch.labels))
+        count, full = len(images), max(full, len(images))
+        if count < full:  # one shape for the whole evaluation: nothing is compiled twice
+            images = torch.cat([images, images[-1:].expand(full - count, -1, -1, -1)])
+        with torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(prepare(images))[:count].float()
+        top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        parts.append((batch.indices, labels, top5, F.cross_entropy(logits, labels, reduction="none")))
+    model.train(was_training)
+    return _gather(parts, processes)
+
+
+def _gather(parts: list[tuple[Tensor, ...]], processes: Processes) -> Predictions:
+    """Shares of all processes in the order of the split; a process may have had no image at all."""
+    mine = [torch.cat(columns).cpu().numpy() for columns in zip(*parts, strict=True)] if parts else None
+    shares = [share for share in processes.gather_objects(mine) if share is not None]
+    columns = [np.concatenate(column) for column in zip(*shares, strict=True)]
+    order = np.argsort(columns[0], kind="stable")
+    return Predictions(*(column[order] for column in columns))
+
+
+def score(predictions: Predictions) -> Scores:
+    """Counts over all images, as percentages."""
+    hit = predictions.top5 == predictions.label[:, None]
+    return Scores(
+        top1=100 * float(hit[:, 0].mean()),
+        top5=100 * float(hit.any(1).mean()),
+        log_loss=float(predictions.log_loss.mean(dtype=np.float64)),
+        images=len(hit),
+    )
+
+
+def write_per_class(predictions: Predictions, classes: list[str], path: Path) -> None:
+    """One CSV row per class: images, top-1, top-5 (percent) and mean log-loss."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["class", "name", "images", "top1", "top5", "log_loss"])
+        for number, name in enumerate(classes):
+            rows = predictions.label == number
+            if rows.any():
+                s = score(Predictions(*(column[rows] for column in predictions)))
+                writer.writerow([number, name, s.images, f"{s.top1:.3f}", f"{s.top5:.3f}", f"{s.log_loss:.5f}"])

@@ -1,0 +1,46 @@
+"""Checkpoint files: plain tensors and numbers, written aside and renamed, never unpickled."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gab.errors import UserError
+
+FORMAT = 1
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` (tensors, numbers, strings, lists and dicts of these) so that `path` is never half written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(aside, "wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of this project.
+
+    Raises:
+        UserError: it is missing, cut short, holds code, or is not one of ours.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a checkpoint that can be read safely ({reason}): use another one") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(
+            f"{path} was not written by this version's train.py: for other weights use model=timm or convert it"
+        )
+    return content

@@ -1,0 +1,27 @@
+"""Which parameters decay, and which learn at a rate of their own."""
+
+from typing import Any
+
+from timm.optim import param_groups_weight_decay
+from torch import nn
+
+from gab.config import OptimConfig
+
+
+def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
+    """timm's two groups (1-D parameters and what `no_weight_decay` names are exempt), and the Gaussians' A and sigma.
+
+    Every group has a `name` for people and an `lr_scale` for the trainer.
+    """
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    gaussians = [p for n, p in model.named_parameters() if ".gaussian." in n and p.requires_grad]
+    own = {id(p) for p in gaussians}
+    groups = []
+    for group in param_groups_weight_decay(model, optim.weight_decay, no_weight_decay_list=exempt):
+        parameters = [p for p in group["params"] if id(p) not in own]
+        decay = group["weight_decay"]
+        groups.append(
+            {"name": "decayed" if decay else "exempt", "params": parameters, "weight_decay": decay, "lr_scale": 1.0}
+        )
+    groups.append({"name": "gaussian", "params": gaussians, "weight_decay": 0.0, "lr_scale": optim.gaussian_lr_scale})
+    return [group for group in groups if group["params"]]

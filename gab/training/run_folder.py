@@ -1,0 +1,72 @@
+"""`runs/<name>/`: one folder a run, found again by the same config, without a time stamp."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gab.errors import UserError
+
+# What may not change results, beyond rounding: where things are, how the work is spread, who watches.
+_NEUTRAL = ("run", "checkpoint", "tracking", "data.root", "data.stage", "data.write_if_missing")
+
+
+def essential(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a plain config that may change results, as flat `a.b.c: value`."""
+    flat: dict[str, Any] = {}
+
+    def walk(node: Any, path: str) -> None:
+        if path in _NEUTRAL:
+            return
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                walk(value, f"{path}.{key}" if path else key)
+        else:
+            flat[path] = node
+
+    walk(config, "")
+    return flat
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """Eight hexadecimal digits of everything in the config that may change results."""
+    text = json.dumps(essential(config), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def run_name(config: dict[str, Any], variant: str) -> str:
+    """The default name: variant, data set, seed and fingerprint."""
+    return f"{variant}-{config['data']['name']}-s{config['seed']}-{fingerprint(config)}"
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`key: old -> new` for everything that may change results and differs."""
+    before, after = essential(old), essential(new)
+    keys = sorted(before.keys() | after.keys())
+    return [f"{k}: {before.get(k, 'unset')} -> {after.get(k, 'unset')}" for k in keys if before.get(k) != after.get(k)]
+
+
+def open_folder(folder: Path, config: dict[str, Any]) -> None:
+    """Make the run's folder, or accept one that the same config began.
+
+    Raises:
+        UserError: another config began it, or the folder cannot be written to.
+    """
+    stored = folder / "config.yaml"
+    try:
+        if stored.is_file():
+            changes = differences(yaml.safe_load(stored.read_text()), config)
+            if changes:
+                raise UserError(
+                    f"{folder} holds a run with another config ({'; '.join(changes)}): "
+                    "take another run.name, or delete that folder to start anew"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        stored.write_text(yaml.safe_dump(config, sort_keys=False))
+    except OSError as error:
+        raise UserError(
+            f"the run folder {folder} cannot be written ({error.strerror}): free space, or set run.dir to another place"
+        ) from error

@@ -1,0 +1,60 @@
+"""Everything of a run that a step changes, in one object that goes to disk and comes back whole."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from gab.errors import UserError
+
+
+@dataclass
+class TrainState:
+    """Weights, their average, the optimiser, the number of steps done, and the best top-1 seen."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: ModelEmaV3 | None
+    step: int = 0
+    best_top1: float = -1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain tensors, numbers and containers."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "best_top1": self.best_top1,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        load_weights(self.model, state["model"])
+        if self.ema:
+            load_weights(self.ema.module, state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best_top1 = state["step"], state["best_top1"]
+
+
+def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    """Load exactly these weights.
+
+    Raises:
+        UserError: names or shapes are another model's; the first differences are named.
+    """
+    own = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    other = {name: tuple(t.shape) for name, t in weights.items()}
+    if own != other:
+        missing, unknown = sorted(own.keys() - other.keys()), sorted(other.keys() - own.keys())
+        shapes = [f"{n} {other[n]} for {own[n]}" for n in own.keys() & other.keys() if own[n] != other[n]]
+        parts = [
+            f"{what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+            for what, names in (("missing", missing), ("unknown", unknown), ("other shapes", sorted(shapes)))
+            if names
+        ]
+        raise UserError(
+            f"the checkpoint is of another model ({'; '.join(parts)}): give the model that it was trained with"
+        )
+    model.load_state_dict(weights)
