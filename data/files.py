@@ -1,0 +1,151 @@
+"""Where a data set's .beton files lie, what their names and sidecars say, and whether a file may be used."""
+
+import gzip
+import json
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.beton import read_header
+from data.config import DataConfig
+from data.errors import DataError
+
+FORMAT = 1  # of the sidecar, and of what the settings in it mean
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What a .beton file does not tell about itself; JSON beside it, named `<file>.json`."""
+
+    split: str  # train | val
+    reader: str
+    settings: dict[str, Any]
+    classes: list[str]
+    class_counts: list[int]  # images of each class
+    count: int
+    reencoded: int  # images that are not their original bytes (all of them in raw files)
+    skipped: list[str]  # unreadable images that were left out on request
+    bytes: int
+    sha256: str
+    software: dict[str, str]
+    format: int = FORMAT
+
+
+def train_beton(data: DataConfig) -> Path:
+    """The training file; its name carries the settings of `data.write`."""
+    write = data.write
+    if write.mode not in ("jpg", "raw"):
+        raise DataError(f"data.write.mode is {write.mode!r}; set it to jpg or raw.")
+    if not 1 <= write.max_size <= 65535:
+        raise DataError(f"data.write.max_size is {write.max_size}; set it to 1 to 65535 pixels.")
+    if not 1 <= write.quality <= 100:
+        raise DataError(f"data.write.quality is {write.quality}; set it to 1 to 100.")
+    how = "raw" if write.mode == "raw" else f"q{write.quality}"
+    return _folder(data) / f"train_max{write.max_size}_{how}.beton"
+
+
+def val_beton(data: DataConfig) -> Path:
+    """The validation file; its name carries the evaluation transform that its pixels went through."""
+    return _folder(data) / f"val_{data.image_size}_{data.eval_crop:g}_{data.eval_interpolation}.beton"
+
+
+def beton(data: DataConfig, split: str) -> Path:
+    """The file of `split`: train or val."""
+    return train_beton(data) if split == "train" else val_beton(data)
+
+
+def settings(data: DataConfig, split: str) -> dict[str, Any]:
+    """What decides about the stored pixels of `split`, as its sidecar records it."""
+    if split == "train":
+        quality = {} if data.write.mode == "raw" else {"quality": data.write.quality}
+        return {"mode": data.write.mode, "max_size": data.write.max_size} | quality
+    return {"size": data.image_size, "crop": data.eval_crop, "interpolation": data.eval_interpolation}
+
+
+def write_command(data: DataConfig, split: str) -> str:
+    """The command that makes the file, with the settings that are not the schema's own or differ from files there."""
+    usual = settings(DataConfig(name=data.name, root=data.root), split)
+    keys = {"size": "data.image_size", "crop": "data.eval_crop", "interpolation": "data.eval_interpolation"}
+    parts = [f"data={data.name}", f"data.root={data.root}"]
+    for key, value in settings(data, split).items():
+        if value != usual.get(key) or _other_files(data, split):
+            parts.append(f"{keys.get(key, f'data.write.{key}')}={value}")
+    return shlex.join(["python", "scripts/write_beton.py", *parts, "--split", split])
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the sidecar of the .beton file `path` lies."""
+    return path.with_name(path.name + ".json")
+
+
+def names_path(path: Path) -> Path:
+    """Where the names of the images in the .beton file `path` lie."""
+    return path.with_name(path.name + ".names.json.gz")
+
+
+def save_sidecar(path: Path, sidecar: Sidecar) -> None:
+    """Write the sidecar of the .beton file `path`."""
+    sidecar_path(path).write_text(json.dumps(asdict(sidecar), indent=1) + "\n")
+
+
+def load_sidecar(path: Path) -> Sidecar:
+    """The sidecar of the .beton file `path`; raises DataError if it is missing, not ours, or of another format."""
+    place = sidecar_path(path)
+    remedy = "write the file again by scripts/write_beton.py --force"
+    try:
+        found = json.loads(place.read_text())
+        if found["format"] != FORMAT:
+            raise DataError(f"{place} has format {found['format']}, this version reads {FORMAT}; {remedy}.")
+        return Sidecar(**found)
+    except FileNotFoundError:
+        raise DataError(f"{path} has no sidecar {place.name}; {remedy}.") from None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise DataError(f"{place} is not a sidecar of this project ({error}); {remedy}.") from error
+
+
+def save_names(path: Path, names: list[str]) -> None:
+    """Write the names of the images in the .beton file `path`; apart from the sidecar, since ImageNet has 40 MB."""
+    names_path(path).write_bytes(gzip.compress(json.dumps(names, indent=0).encode(), mtime=0))
+
+
+def image_names(path: Path) -> list[str]:
+    """The names of the images in the .beton file `path`, in its order; raises DataError if they are not there."""
+    try:
+        return json.loads(gzip.decompress(names_path(path).read_bytes()))
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(
+            f"{names_path(path)} cannot be read ({error}); write {path.name} again by scripts/write_beton.py --force."
+        ) from error
+
+
+def check(path: Path, data: DataConfig, split: str) -> Sidecar:
+    """The sidecar of `path`, after a quick check that the file is whole and made by the settings of `data`.
+
+    `path` is the file of `split`, where it was made or a staged copy. Raises DataError naming what is wrong: missing,
+    cut short, not a .beton file, of another format or of other settings. (Contents: see `data.stage`, which hashes.)
+    """
+    again = f"make it: {write_command(data, split)}"
+    if not path.is_file():
+        others = _other_files(data, split)
+        hint = f" (there is {', '.join(others)}, made with other settings)" if others else ""
+        raise DataError(f"{path} does not exist{hint}; {again}")
+    header, sidecar, size = read_header(path), load_sidecar(path), path.stat().st_size
+    if size != sidecar.bytes or header.count != sidecar.count:
+        raise DataError(
+            f"{path} has {size:,} bytes and {header.count:,} images where its sidecar says {sidecar.bytes:,} and "
+            f"{sidecar.count:,}: it was cut short or replaced; {again} --force"
+        )
+    wanted = settings(data, split)
+    if sidecar.settings != wanted:
+        raise DataError(f"{path} was written with {sidecar.settings}, the config says {wanted}; {again} --force")
+    return sidecar
+
+
+def _folder(data: DataConfig) -> Path:
+    return Path(data.root).expanduser() / "beton"
+
+
+def _other_files(data: DataConfig, split: str) -> list[str]:
+    """Names of the files of `split` that were made with other settings."""
+    return sorted(path.name for path in _folder(data).glob(f"{split}_*.beton") if path != beton(data, split))

@@ -1,0 +1,96 @@
+"""What a reader gives: one split of a data set as a list of labelled images, in a stable order."""
+
+import io
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from data.errors import DataError
+
+
+class Source(Protocol):
+    """One split of a data set. Instances can be pickled and read from several threads at once."""
+
+    classes: list[str]  # names, in label order
+    labels: np.ndarray  # int64 (n,)
+    names: list[str]  # one per image, unique, e.g. "n01440764/n01440764_10026.JPEG"; sorted by class, then by name
+
+    def __len__(self) -> int: ...
+
+    def encoded(self, i: int) -> bytes | None:
+        """The original file's bytes, or None where the images do not come as files."""
+
+    def image(self, i: int) -> Image.Image:
+        """Image `i` as 8-bit RGB; raises DataError naming it if it cannot be decoded."""
+
+
+class EncodedSource:
+    """A source of image files; subclasses say where the bytes of image `i` are."""
+
+    def __init__(self, classes: list[str], labels: np.ndarray, names: list[str]):
+        self.classes = classes
+        self.labels = labels
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encoded(self, i: int) -> bytes:
+        raise NotImplementedError
+
+    def image(self, i: int) -> Image.Image:
+        return decode(self.encoded(i), self.names[i])
+
+
+class ArraySource:
+    """A source of decoded pixels, uint8 (n, height, width, 3)."""
+
+    def __init__(self, classes: list[str], labels: np.ndarray, names: list[str], pixels: np.ndarray):
+        self.classes = classes
+        self.labels = labels
+        self.names = names
+        self.pixels = pixels
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encoded(self, i: int) -> None:
+        return None
+
+    def image(self, i: int) -> Image.Image:
+        return Image.fromarray(self.pixels[i])
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """`data`, an image file of any format that Pillow knows, as 8-bit RGB.
+
+    As timm and torchvision do, EXIF orientation is ignored and transparency dropped. Unlike them, 16-bit grey is scaled
+    to 8 bits, where Pillow's own conversion saturates nearly every pixel. Raises DataError naming the file.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return to_rgb(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
+        reason = str(error) if not isinstance(error, Image.UnidentifiedImageError) else "not an image"
+        raise DataError(f"The image {name} cannot be read ({reason or type(error).__name__}).") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image of any mode; see `decode` for 16 bits."""
+    if image.mode.startswith("I"):  # I;16 and its like, or 16 bits kept in 32
+        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
+        image = Image.fromarray(grey)
+    return image.convert("RGB")
+
+
+def require_folder(root: Path) -> None:
+    """Raise DataError unless `root` is a folder."""
+    if not root.is_dir():
+        raise DataError(
+            f"The data folder {root} does not exist; set data.root=FOLDER, or GAB_DATA to the folder that holds it."
+        )

@@ -1,0 +1,95 @@
+"""A folder per class: ROOT/train/CLASS/**/IMAGE and ROOT/val/CLASS/**/IMAGE (or test, or validation)."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import DataError
+from data.readers.base import EncodedSource, Source, require_folder
+
+SPLITS = {"train": ("train",), "val": ("val", "test", "validation")}
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
+
+
+class FolderSource(EncodedSource):
+    """The images below `folder`, whose sub-folders are `classes`."""
+
+    def __init__(self, folder: Path, classes: list[str]):
+        names: list[str] = []
+        counts = []
+        for name in classes:
+            images = list_images(folder, name)
+            if not images:
+                raise DataError(f"The class folder {folder / name} has no images; add some or remove it.")
+            names += images
+            counts.append(len(images))
+        super().__init__(classes, np.repeat(np.arange(len(classes)), counts), names)
+        self.folder = folder
+
+    def encoded(self, i: int) -> bytes:
+        try:
+            return (self.folder / self.names[i]).read_bytes()
+        except OSError as error:
+            raise DataError(f"The image {self.names[i]} cannot be read ({error.strerror}).") from error
+
+
+def open_split(root: Path, split: str) -> Source:
+    """The images of `split`; classes are the sorted sub-folders of the training folder, labels their positions.
+
+    Raises DataError for a missing or empty folder, an empty class, and a validation folder with other classes.
+    """
+    folder = split_folder(root, split)
+    classes = list_classes(folder)
+    if split != "train" and any((root / name).is_dir() for name in SPLITS["train"]):
+        require_same_classes(list_classes(split_folder(root, "train")), classes, str(folder))
+    return FolderSource(folder, classes)
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """The folder of `split` below `root`; raises DataError naming what was looked for."""
+    require_folder(root)
+    for name in SPLITS[split]:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(
+        f"The data folder {root} has no sub-folder {' or '.join(SPLITS[split])} with one folder per class; "
+        "set data.root to the folder that has it."
+    )
+
+
+def require_same_classes(train: list[str], val: list[str], where: str) -> None:
+    """Raise DataError where the classes of the validation set, found in `where`, are not those of the training set."""
+    missing, extra = sorted(set(train) - set(val)), sorted(set(val) - set(train))
+    if missing:
+        raise DataError(f"Validation has no images of {_listed(missing)} ({where}); add them, or drop training's.")
+    if extra:
+        raise DataError(f"Training has no images of {_listed(extra)} ({where}); remove them from validation.")
+
+
+def list_classes(folder: Path) -> list[str]:
+    """Sorted names of the sub-folders; raises DataError if there are none."""
+    with os.scandir(folder) as entries:
+        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise DataError(f"The folder {folder} is empty: it should hold one folder of images per class.")
+    return classes
+
+
+def list_images(folder: Path, name: str) -> list[str]:
+    """Sorted paths of the images below `folder/name`, relative to `folder`, with forward slashes."""
+    found = []
+    for parent, _, files in os.walk(folder / name, followlinks=True):
+        below = Path(parent).relative_to(folder).as_posix()
+        found += [f"{below}/{file}" for file in files if is_image(file)]
+    return sorted(found)
+
+
+def is_image(name: str) -> bool:
+    """Whether the file name is that of an image (hidden files are not)."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _listed(classes: list[str], shown: int = 5) -> str:
+    more = f" and {len(classes) - shown} more" if len(classes) > shown else ""
+    return ("class " if len(classes) == 1 else "classes ") + ", ".join(classes[:shown]) + more
