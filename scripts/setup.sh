@@ -90,12 +90,12 @@ install() {
 key() {
     printf '%s\n' "$PWD"
     cat requirements.lock pyproject.toml scripts/setup.sh | sha256sum
-    has_libraries "$1" && echo "FFCV can be built"
+    if has_libraries "$1"; then echo "FFCV can be built"; fi
 }
 
 python=$VENV/bin/python
 [ -x $python ] || python=$(find_python)
-if [ "$(cat $STAMP 2>/dev/null)" != "$(key "$python")" ]; then
+if [ ! -x $VENV/bin/python ] || [ "$(cat $STAMP 2>/dev/null)" != "$(key "$python")" ]; then
     install "$python"
     key "$python" >$STAMP
 fi
