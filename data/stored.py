@@ -12,6 +12,8 @@ from data.readers.base import Source, decode
 # Luma sampling factors that TurboJPEG names: 4:4:4, 4:2:2, 4:4:0, 4:2:0 and 4:1:1
 SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)}
 
+MAX_ORIGINAL = 1 << 23  # bytes; larger ones hold something else than an image of this size
+
 
 @dataclass(frozen=True)
 class StoredImage:
@@ -21,6 +23,7 @@ class StoredImage:
     width: int
     height: int
     jpeg: bool
+    original: bool = False  # the bytes of the source's file, unchanged
 
 
 def stored_image(source: Source, i: int, max_size: int) -> Image.Image:
@@ -46,7 +49,7 @@ def encode_train(source: Source, i: int, write: WriteConfig) -> StoredImage:
     original = source.encoded(i) if write.mode == "jpg" else None
     image = source.image(i) if original is None else decode(original, source.names[i])
     if original is not None and max(image.size) <= write.max_size and is_plain_jpeg(original):
-        return StoredImage(original, image.width, image.height, jpeg=True)
+        return StoredImage(original, image.width, image.height, jpeg=True, original=True)
     image = limited(image, write.max_size)
     if write.mode == "raw":
         return encode_raw(image)
@@ -61,11 +64,13 @@ def encode_raw(image: Image.Image) -> StoredImage:
 
 
 def is_plain_jpeg(data: bytes) -> bool:
-    """Whether `data` is a JPEG file of 8-bit YCbCr or grey, with usual chroma subsampling.
+    """Whether `data` is a JPEG file of 8-bit YCbCr or grey, with usual chroma subsampling and of usual length.
 
     FFCV decodes by TurboJPEG and ignores its errors, so nothing may reach it that it could refuse: CMYK, and files of
     another format that are named .JPEG (both occur in ImageNet), RGB without a colour transform, odd sampling.
     """
+    if len(data) > MAX_ORIGINAL:
+        return False
     with Image.open(io.BytesIO(data)) as image:
         if image.format != "JPEG" or not isinstance(image, JpegImagePlugin.JpegImageFile) or image.bits != 8:
             return False

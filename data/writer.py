@@ -1,0 +1,161 @@
+"""Writes one split of a data set as a .beton file with its sidecar: complete and checked, or not at all."""
+
+import errno
+import hashlib
+import importlib.metadata
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data import files
+from data.beton import BetonWriter, page_size
+from data.config import DataConfig
+from data.errors import DataError
+from data.readers import open_source
+from data.readers.base import Source
+from data.stored import StoredImage, encode_raw, encode_train
+from data.transforms import eval_image
+
+Encoder = Callable[[int], StoredImage]
+
+
+def write_split(
+    data: DataConfig, split: str, workers: int | None = None, skip_unreadable: bool = False, force: bool = False
+) -> Path:
+    """Write the .beton file of `split` (train | val) from the original images; returns its path.
+
+    A file that is there, whole and of the same settings is left alone unless `force`. Decoding and encoding run in
+    `workers` threads (default: one per core of this process's affinity; Pillow lets them run at once); the bytes do not
+    depend on their number. Raises DataError if images cannot be read (each is listed on standard error, and recorded
+    in the sidecar instead with `skip_unreadable`), if the disk is full, or if writing is not allowed.
+    """
+    path = files.beton(data, split)
+    if path.exists() and not force:
+        files.check(path, data, split)
+        return path
+    source = open_source(data, split)
+    aside = path.with_name(f".{path.name}.part{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        indices, skipped, reencoded = _write_images(aside, data, split, source, workers, skip_unreadable)
+        _publish(aside, path, _sidecar(aside, data, split, source, indices, skipped, reencoded), source, indices)
+    except OSError as error:
+        raise _disk_error(error, path) from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def _write_images(
+    aside: Path, data: DataConfig, split: str, source: Source, workers: int | None, skip_unreadable: bool
+) -> tuple[list[int], list[str], int]:
+    """Returns the indices of the images written, the names of those left out, and how many are not original bytes."""
+    indices: list[int] = []
+    skipped: list[str] = []
+    reencoded = 0
+    encode = _encoder(data, split, source)
+    largest = 3 * (data.write.max_size if split == "train" else data.image_size) ** 2
+    with aside.open("wb") as file, BetonWriter(file, len(source), page_size(largest)) as beton:
+        results = _in_order(encode, len(source), workers or len(os.sched_getaffinity(0)))
+        progress = tqdm(results, total=len(source), desc=f"writing {split}", unit="images", disable=None)
+        for i, result in enumerate(progress):
+            if isinstance(result, DataError):
+                tqdm.write(str(result))
+                skipped.append(source.names[i])
+            elif not skipped or skip_unreadable:
+                beton.add(result, int(source.labels[i]))
+                indices.append(i)
+                reencoded += not result.original
+        if skipped and not skip_unreadable:
+            raise DataError(_unreadable(skipped, len(source), data, split))
+    return indices, skipped, reencoded
+
+
+def _encoder(data: DataConfig, split: str, source: Source) -> Encoder:
+    if split == "train":
+        return partial(encode_train, source, write=data.write)
+
+    def encode(i: int) -> StoredImage:
+        return encode_raw(eval_image(source.image(i), data.image_size, data.eval_crop, data.eval_interpolation))
+
+    return encode
+
+
+def _in_order(encode: Encoder, count: int, workers: int) -> Iterator[StoredImage | DataError]:
+    """`encode` of 0 ... count - 1, in order, worked on by threads; what they raise as DataError is handed out."""
+
+    def attempt(i: int) -> StoredImage | DataError:
+        try:
+            return encode(i)
+        except DataError as error:
+            return error
+
+    ahead: deque[Future] = deque()  # bounded, so that a slow disk does not fill the memory
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for i in range(count):
+                ahead.append(pool.submit(attempt, i))
+                if len(ahead) > 8 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _sidecar(
+    aside: Path, data: DataConfig, split: str, source: Source, indices: list[int], skipped: list[str], reencoded: int
+) -> files.Sidecar:
+    counts = np.bincount(source.labels[indices], minlength=len(source.classes))
+    empty = [name for name, count in zip(source.classes, counts, strict=True) if count == 0]
+    if empty:
+        raise DataError(f"No readable {split} image is left of {', '.join(empty)}; mend its files or remove the class.")
+    with aside.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return files.Sidecar(
+        split=split,
+        reader=data.reader,
+        settings=files.settings(data, split),
+        classes=source.classes,
+        class_counts=counts.tolist(),
+        count=len(indices),
+        reencoded=reencoded,
+        skipped=skipped,
+        bytes=aside.stat().st_size,
+        sha256=sha256,
+        software={name: importlib.metadata.version(name) for name in ("numpy", "pillow")},
+    )
+
+
+def _publish(aside: Path, path: Path, sidecar: files.Sidecar, source: Source, indices: list[int]) -> None:
+    """Move the file to its place; its sidecar comes last, so that a file with one is complete."""
+    files.sidecar_path(path).unlink(missing_ok=True)
+    aside.replace(path)
+    files.save_names(path, [source.names[i] for i in indices])
+    files.save_sidecar(path, sidecar)
+
+
+def _unreadable(names: list[str], count: int, data: DataConfig, split: str, shown: int = 10) -> str:
+    more = f" and {len(names) - shown} more (all listed above)" if len(names) > shown else ""
+    command = files.write_command(data, split)
+    return (
+        f"{len(names)} of {count} images in {data.root} cannot be read: {', '.join(names[:shown])}{more}; "
+        f"mend or remove them, or leave them out: {command} --skip-unreadable"
+    )
+
+
+def _disk_error(error: OSError, path: Path) -> DataError:
+    """The sentence for a write that the disk or its permissions refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DataError(
+            f"There is no space left for {path} ({error.strerror}); free some, or set data.root elsewhere."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DataError(f"{path} may not be written ({error.strerror}); set data.root to a folder that may be.")
+    return DataError(f"{path} could not be written ({error}).")
