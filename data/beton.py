@@ -18,6 +18,7 @@ from data.stored import StoredImage
 
 VERSION = 2
 MIN_PAGE_SIZE = 1 << 23  # 8 MiB, FFCV's default; a sample must fit in one
+MAX_PAGE_SIZE = 1 << 31
 RGB_IMAGE, INTEGER = 2, 1  # FFCV's field types
 JPEG, RAW = 0, 1  # FFCV's image modes
 
@@ -48,8 +49,8 @@ def read_header(path: Path) -> Header:
 
 
 def page_size(largest: int) -> int:
-    """The page size in bytes, a power of two, for samples of up to `largest` bytes."""
-    return max(MIN_PAGE_SIZE, 1 << (largest - 1).bit_length())
+    """The page size in bytes, a power of two, for samples of up to `largest` bytes (as far as FFCV allows)."""
+    return min(MAX_PAGE_SIZE, max(MIN_PAGE_SIZE, 1 << (largest - 1).bit_length()))
 
 
 class BetonWriter:
@@ -69,7 +70,13 @@ class BetonWriter:
         self.position = -(-head // page_size) * page_size
 
     def add(self, image: StoredImage, label: int) -> None:
+        """Append a sample; raises DataError if it does not fit in a page."""
         size = len(image.data)
+        if size > self.page_size:
+            raise DataError(
+                f"An image of {image.width} x {image.height} pixels takes {size:,} bytes, a page of the file has "
+                f"{self.page_size:,}; lower data.write.max_size."
+            )
         left = -self.position % self.page_size  # in a page that has been begun
         if size > left:
             self.position += left
