@@ -1,0 +1,92 @@
+"""Self-attention with its sockets, and the pre-norm transformer block."""
+
+from collections.abc import Sequence
+
+import torch
+from timm.layers import LayerScale, Mlp, use_fused_attn
+from torch import Tensor, nn
+
+from gab.attention import biased_attention
+from gab.models.stochastic import DropPath
+
+EPS = 1e-6  # of all LayerNorms in vision transformers
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention.
+
+    Args:
+        dim: width C.
+        num_heads: H, a divisor of C.
+        qkv: maps tokens (B, N, C) to q, k and v side by side (B, N, 3C).
+        biases: parts whose sum is added to the scaled scores, by the name that each gets as a submodule. A part is
+            called without arguments, returns (1, 1 or H, N, N), and has `set_grid(grid)`.
+        attn_drop: dropout rate of the attention weights.
+        proj_drop: dropout rate of the output.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv: nn.Module,
+        biases: dict[str, nn.Module],
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.fused_attn = bool(use_fused_attn())
+        self.qkv = qkv
+        self.bias_names = tuple(biases)
+        for name, part in biases.items():
+            self.add_module(name, part)
+        self.attn_drop = nn.Dropout(attn_drop)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def get_bias(self, dtype: torch.dtype) -> Tensor | None:
+        """The sum of all parts, (1, 1 or H, N, N), rounded once to `dtype`: the one way into the scores."""
+        parts = [getattr(self, name)() for name in self.bias_names]
+        return sum(parts[1:], start=parts[0]).to(dtype) if parts else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) to (B, N, C)."""
+        batch, tokens, dim = x.shape
+        q, k, v = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, N, D)
+        backend = "sdpa" if self.fused_attn else "reference"
+        x = biased_attention(q, k, v, self.get_bias(q.dtype), dropout=self.attn_drop, backend=backend)
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, dim)))
+
+    def set_grid(self, grid: Sequence[int]) -> None:
+        """Moves every bias to another token grid."""
+        for name in self.bias_names:
+            getattr(self, name).set_grid(grid)
+
+
+class Block(nn.Module):
+    """x + attention(norm x), then x + MLP(norm x), each branch with optional LayerScale and drop-path."""
+
+    def __init__(
+        self,
+        dim: int,
+        attn: Attention,
+        mlp_ratio: float = 4.0,
+        layer_scale: float | None = None,
+        proj_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=EPS)
+        self.attn = attn
+        self.ls1 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, eps=EPS)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop)
+        self.ls2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) to (B, N, C)."""
+        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))

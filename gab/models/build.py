@@ -1,0 +1,69 @@
+"""From a config to a network and its name."""
+
+import difflib
+
+import timm
+import torch
+from torch import nn
+
+from gab.config import ModelConfig, SwinConfig, TimmConfig, ViTConfig
+from gab.errors import UserError
+from gab.models.init import initialise
+from gab.models.swin import SwinTransformer
+from gab.models.vit import VisionTransformer
+from gab.random import hash_key
+
+
+def build(config: ModelConfig, *, image_size: int, num_classes: int, seed: int) -> nn.Module:
+    """The network that `config` describes, every tensor started from (seed, its own name).
+
+    A foreign network (`model=timm`) starts by timm's code from a generator seeded by (seed, its name) instead, or from
+    its published weights.
+
+    Raises:
+        UserError: unknown network or name (with the closest ones), or a shape that cannot be built.
+    """
+    if isinstance(config, ViTConfig):
+        return VisionTransformer(config, image_size, num_classes=num_classes, seed=seed)
+    if isinstance(config, SwinConfig):
+        return SwinTransformer(config, image_size, num_classes=num_classes, seed=seed)
+    if isinstance(config, TimmConfig):
+        return _build_timm(config, image_size, num_classes, seed)
+    raise UserError(f"model.network is {config.network!r}; choose one of vit, swin, timm.")
+
+
+def variant(config: ModelConfig) -> str:
+    """The flat name of a network with its switches, e.g. `vit_s16_gab_per_head`."""
+    if isinstance(config, TimmConfig):
+        return config.name
+    assert isinstance(config, ViTConfig | SwinConfig)
+    gab = "_gab" + ("_per_head" if config.gaussian.per_head else "") if config.gab else ""
+    return config.base + gab
+
+
+def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int) -> nn.Module:
+    known = timm.list_models()
+    if config.name.partition(".")[0] not in known:
+        close = difflib.get_close_matches(config.name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(close)}?" if close else "`timm.list_models()` lists all."
+        raise UserError(f"timm has no model named {config.name!r}; {hint}")
+    options = {"num_classes": num_classes, **config.kwargs}
+    if config.drop_path_rate:  # not every network has one
+        options["drop_path_rate"] = config.drop_path_rate
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(hash_key("init", seed, config.name))
+        try:
+            model = _create(config, image_size, options)
+        except (TypeError, RuntimeError, OSError) as error:
+            raise UserError(f"timm could not build {config.name} with {options}: {error}") from error
+    if isinstance(model, VisionTransformer | SwinTransformer) and not config.pretrained:
+        initialise(model, model.init_scheme, seed)
+    return model
+
+
+def _create(config: TimmConfig, image_size: int, options: dict) -> nn.Module:
+    """With `img_size` where the network is made for one size."""
+    cfg = timm.get_pretrained_cfg(config.name)
+    if cfg is not None and cfg.fixed_input_size:
+        options = {"img_size": image_size, **options}
+    return timm.create_model(config.name, pretrained=config.pretrained, **options)

@@ -1,0 +1,98 @@
+"""The Gaussian attention bias (GAB)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gab.config import GaussianConfig
+from gab.errors import UserError
+
+Grid = tuple[int, int]
+
+SIGMA_SQUARED_FLOOR = 1e-6  # keeps values and gradients finite; one near the smallest float gives NaN gradients
+
+
+def squared_distances(grid: Grid) -> Tensor:
+    """Squared distance in patches between all tokens of `grid` (rows, columns), row-major: int32 (N, N).
+
+    Integers, because casting a network to bfloat16 would round them from 257 on.
+    """
+    row, column = (c.flatten() for c in torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij"))
+    return ((row[:, None] - row) ** 2 + (column[:, None] - column) ** 2).to(torch.int32)
+
+
+def start_sigma(sigma: float | str, grid: Grid) -> float:
+    """The start value of sigma in patches; `auto` is 5 on 14 x 14 and in proportion on other grids."""
+    if sigma == "auto":
+        return 5.0 * math.sqrt(grid[0] * grid[1]) / 14
+    try:
+        return float(sigma)
+    except (TypeError, ValueError):
+        raise UserError(f"model.gaussian.sigma is {sigma!r}; give a number of patches or `auto`.") from None
+
+
+class Gaussian(nn.Module):
+    """Bias A² exp(-d² / 2σ²) between two patches at distance d (in patches), centred on the query.
+
+    "Understanding Gaussian Attention Bias of Vision Transformers Using Effective Receptive Fields" (BMVC 2023), in
+    closed form. One pair (A, σ) per layer, or per head. Only σ² enters, so its sign means nothing. Rows and columns of
+    prefix tokens (class, distillation) are zero. Computed in float32 at least, whatever autocast says.
+    """
+
+    sq_distance: Tensor
+
+    def __init__(self, config: GaussianConfig, grid: Grid, num_heads: int, prefix_tokens: int = 0):
+        super().__init__()
+        pairs = num_heads if config.per_head else 1
+        self.grid = tuple(grid)
+        self.prefix_tokens = prefix_tokens
+        self.start = (float(config.amplitude), start_sigma(config.sigma, self.grid))
+        self.amplitude = nn.Parameter(torch.empty(pairs))
+        self.sigma = nn.Parameter(torch.empty(pairs))
+        self.register_buffer("sq_distance", squared_distances(self.grid), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        with torch.no_grad():
+            self.amplitude.fill_(self.start[0])
+            self.sigma.fill_(self.start[1])
+
+    def forward(self) -> Tensor:
+        """The bias, (1, 1 or H, N, N) with N = prefix tokens + patches."""
+        with torch.autocast(self.sigma.device.type, enabled=False):
+            dtype = torch.promote_types(self.sigma.dtype, torch.float32)
+            amplitude, sigma = (p.to(dtype).view(-1, 1, 1) for p in (self.amplitude, self.sigma))
+            rate = -0.5 / (sigma * sigma).clamp_min(SIGMA_SQUARED_FLOOR)
+            bias = amplitude * amplitude * torch.exp(rate * self.sq_distance.to(dtype))
+        if self.prefix_tokens:
+            bias = F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0))
+        return bias.unsqueeze(0)
+
+    def set_grid(self, grid: Sequence[int]) -> None:
+        """Moves to another token grid: σ keeps its extent on the image, so it is multiplied by new / old side.
+
+        For a grid of another shape the factor is the geometric mean of both axes'. A stays as it is.
+        """
+        new = (grid[0], grid[1])
+        if new == self.grid:
+            return
+        with torch.no_grad():
+            self.sigma.mul_(sigma_factor(self.grid, new))
+        self.grid = new
+        self.sq_distance = squared_distances(new).to(self.sq_distance.device)
+
+    def extra_repr(self) -> str:
+        return f"grid={self.grid}, pairs={self.sigma.numel()}, prefix_tokens={self.prefix_tokens}"
+
+
+def sigma_factor(old: Grid, new: Grid) -> float:
+    """What σ is multiplied by when the token grid changes from `old` to `new`."""
+    return math.sqrt(new[0] * new[1] / (old[0] * old[1]))
+
+
+def gaussians(model: nn.Module) -> dict[int, Gaussian]:
+    """The Gaussians of a network by layer number, counted from 1 in the order of the network."""
+    return dict(enumerate((m for m in model.modules() if isinstance(m, Gaussian)), start=1))

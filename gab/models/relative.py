@@ -1,0 +1,114 @@
+"""Learned relative position biases: a small MLP of log offsets, or a table (timm's RelPosMlp and RelPosBias)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Mlp, resize_rel_pos_bias_table
+from torch import Tensor, nn
+
+from gab.models.gaussian import Grid
+from gab.models.stochastic import BiasDropout
+
+
+def relative_position_index(grid: Grid) -> Tensor:
+    """Index (dr + h - 1)(2w - 1) + dc + w - 1 of the offset query minus key, flat over (query, key): int64 (N * N,)."""
+    height, width = grid
+    row, column = (c.flatten() for c in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    rows = row[:, None] - row + height - 1
+    columns = column[:, None] - column + width - 1
+    return (rows * (2 * width - 1) + columns).flatten()
+
+
+def gather_bias(table: Tensor, index: Tensor) -> Tensor:
+    """Spreads a table (offsets, H) over token pairs: (1, H, N, N).
+
+    By `index_select`, whose backward adds in a fixed order on CPU; that of plain indexing does not.
+    """
+    tokens = int(index.numel() ** 0.5)
+    return table.index_select(0, index).view(tokens, tokens, -1).permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+def log_offsets(grid: Grid) -> Tensor:
+    """sign(d) ln(1 + |d|) of all (row, column) offsets d on `grid`: (2h - 1, 2w - 1, 2)."""
+    axes = (torch.arange(1 - n, n, dtype=torch.float32) for n in grid)
+    offsets = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    return offsets.sign() * offsets.abs().log1p()
+
+
+def prefix_position_index(index: Tensor, offsets: int) -> Tensor:
+    """`relative_position_index` with one class token in front, which has three table rows of its own (BEiT's rule)."""
+    tokens = int(index.numel() ** 0.5)
+    index = F.pad(index.view(tokens, tokens), (1, 0, 1, 0))
+    index[0, :], index[:, 0], index[0, 0] = offsets, offsets + 1, offsets + 2
+    return index.flatten()
+
+
+class RelPosMlp(nn.Module):
+    """Relative position bias from an MLP on log offsets (Swin V2's idea in the form of timm's vit_relpos).
+
+    Rows and columns of prefix tokens are zero.
+    """
+
+    index: Tensor
+    log_offsets: Tensor
+
+    def __init__(self, grid: Grid, num_heads: int, prefix_tokens: int = 0, hidden_dim: int = 128):
+        super().__init__()
+        self.prefix_tokens = prefix_tokens
+        self.mlp = Mlp(2, hidden_dim, num_heads, act_layer=nn.ReLU)
+        self.mlp.drop1 = BiasDropout(0.125)
+        self._set_buffers(grid)
+
+    def _set_buffers(self, grid: Grid) -> None:
+        device = self.mlp.fc1.weight.device
+        self.grid = tuple(grid)
+        self.register_buffer("index", relative_position_index(self.grid).to(device), persistent=False)
+        self.register_buffer("log_offsets", log_offsets(self.grid).to(self.mlp.fc1.weight), persistent=False)
+
+    def forward(self) -> Tensor:
+        """The bias, (1, H, N, N)."""
+        bias = gather_bias(self.mlp(self.log_offsets).flatten(0, 1), self.index)
+        return F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0)) if self.prefix_tokens else bias
+
+    def set_grid(self, grid: Sequence[int]) -> None:
+        """Moves to another token grid; the MLP, a function of offsets, is evaluated at the new ones."""
+        self._set_buffers((grid[0], grid[1]))
+
+
+class RelPosBias(nn.Module):
+    """Relative position bias from a table with one row per offset (Swin), and three more for a class token (BEiT)."""
+
+    index: Tensor
+
+    def __init__(self, grid: Grid, num_heads: int, prefix_tokens: int = 0):
+        super().__init__()
+        self.prefix_tokens = prefix_tokens
+        self.num_heads = num_heads
+        rows = self._set_index(grid, torch.device("cpu"))
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
+
+    def _set_index(self, grid: Grid, device: torch.device) -> int:
+        """Sets the buffer and returns the number of rows of the table."""
+        self.grid = tuple(grid)
+        offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
+        index = relative_position_index(self.grid)
+        if self.prefix_tokens:
+            index = prefix_position_index(index, offsets)
+        self.register_buffer("index", index.to(device), persistent=False)
+        return offsets + 3 * self.prefix_tokens
+
+    def forward(self) -> Tensor:
+        """The bias, (1, H, N, N)."""
+        return gather_bias(self.relative_position_bias_table, self.index)
+
+    def set_grid(self, grid: Sequence[int]) -> None:
+        """Moves to another token grid; the table is interpolated by timm's rule."""
+        old, new = self.grid, (grid[0], grid[1])
+        if new == old:
+            return
+        table = self.relative_position_bias_table
+        rows = self._set_index(new, table.device)
+        with torch.no_grad():
+            resized = resize_rel_pos_bias_table(table, new, (rows, self.num_heads), old_window_size=old)
+        self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)

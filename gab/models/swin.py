@@ -1,0 +1,128 @@
+"""Swin transformer with the Gaussian attention bias in its windows."""
+
+from collections.abc import Sequence
+
+import timm.models
+import torch
+from timm.layers import to_2tuple
+from timm.models.swin_transformer import WindowAttention as TimmWindowAttention
+from torch import Tensor
+
+from gab.attention import biased_attention
+from gab.config import SwinConfig
+from gab.errors import UserError
+from gab.models.gaussian import Gaussian
+from gab.models.init import initialise
+from gab.models.protocol import undecayed
+from gab.models.relative import gather_bias
+
+
+class WindowAttention(TimmWindowAttention):
+    """timm's window attention with one way for all biases: table plus Gaussian, then the mask of shifted windows.
+
+    How the paper treats shifted windows is not published; here the Gaussian is added before their mask.
+    """
+
+    def __init__(self, dim: int, num_heads: int, window_size: tuple[int, int], gaussian: Gaussian | None):
+        super().__init__(dim, num_heads, window_size=window_size)
+        self.gaussian = gaussian
+
+    def get_bias(self, dtype: torch.dtype) -> Tensor:
+        """Table plus Gaussian, (1, H, N, N), rounded once to `dtype`."""
+        bias = gather_bias(self.relative_position_bias_table, self.relative_position_index.flatten())
+        if self.gaussian is not None:
+            bias = bias + self.gaussian()
+        return bias.to(dtype)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens of all windows (B W, N, C), window index fastest, to the same; `mask` (W, N, N) is added to scores."""
+        windows, tokens, dim = x.shape
+        q, k, v = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        bias = self.get_bias(q.dtype)
+        if mask is not None:
+            bias = bias + mask.unsqueeze(1).to(q.dtype)  # (W, H, N, N)
+        backend = "sdpa" if self.fused_attn else "reference"
+        x = biased_attention(q, k, v, bias, dropout=self.attn_drop, backend=backend)
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(windows, tokens, dim)))
+
+    def set_window_size(self, window_size: Sequence[int]) -> None:
+        """Moves to another window: the table is interpolated, sigma rescaled."""
+        super().set_window_size(window_size)
+        if self.gaussian is not None:
+            self.gaussian.set_grid(self.window_size)
+
+
+def check(cfg: SwinConfig, img_size: tuple[int, int]) -> None:
+    """Raises UserError for a shape that cannot be built."""
+    if len(cfg.depths) != len(cfg.num_heads):
+        raise UserError(
+            f"model.depths has {len(cfg.depths)} stages and model.num_heads {len(cfg.num_heads)}; give both one number "
+            "per stage."
+        )
+    for stage, heads in enumerate(cfg.num_heads):
+        width = cfg.embed_dim * 2**stage
+        if width % heads:
+            raise UserError(
+                f"Stage {stage + 1} has width {width}, which model.num_heads[{stage}]={heads} does not divide; "
+                "set model.embed_dim or model.num_heads so that every head gets the same width."
+            )
+    if any(side % cfg.patch_size or side < cfg.patch_size for side in img_size):
+        raise UserError(
+            f"Images of {img_size[0]} x {img_size[1]} do not divide into patches of model.patch_size={cfg.patch_size}; "
+            "change the image size or the patch size."
+        )
+
+
+class SwinTransformer(timm.models.SwinTransformer):
+    """timm's Swin transformer, every window with the relative position table and, if asked for, a Gaussian.
+
+    Args:
+        cfg: shape and switches.
+        img_size: side of the images in pixels, or (height, width).
+        in_chans: number of image channels.
+        num_classes: number of logits; 0 for none.
+        global_pool: `avg`, or '' for none.
+        seed: of the start values; without one it is drawn from PyTorch's global generator.
+
+    Raises:
+        UserError: a configuration that cannot be built.
+    """
+
+    init_scheme = "trunc_normal"
+
+    def __init__(
+        self,
+        cfg: SwinConfig,
+        img_size: int | Sequence[int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        seed: int | None = None,
+    ):
+        size = to_2tuple(img_size)
+        check(cfg, size)
+        super().__init__(
+            img_size=size,
+            patch_size=cfg.patch_size,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            embed_dim=cfg.embed_dim,
+            depths=tuple(cfg.depths),
+            num_heads=tuple(cfg.num_heads),
+            window_size=cfg.window_size,
+            mlp_ratio=cfg.mlp_ratio,
+            drop_rate=cfg.drop_rate,
+            drop_path_rate=cfg.drop_path_rate,
+        )
+        for stage in self.layers:
+            for block in stage.blocks:
+                heads, window = block.attn.num_heads, block.attn.window_size
+                gaussian = Gaussian(cfg.gaussian, window, heads) if cfg.gab else None
+                block.attn = WindowAttention(block.attn.dim, heads, window, gaussian)
+        self.set_grad_checkpointing(cfg.grad_checkpointing)
+        initialise(self, self.init_scheme, seed)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that are never decayed."""
+        return undecayed(self)
