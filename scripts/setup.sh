@@ -41,8 +41,11 @@ has_ffcv() { compgen -G "$VENV/lib/python3.*/site-packages/ffcv" >/dev/null; }
 can_apt() { [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; }
 
 apt_install() {
-    say "apt-get install $*"
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"; } >&2
+    local log
+    log=$(mktemp)
+    say "apt-get install $* (a minute or two; log in $log)"
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"; } >"$log" 2>&1 ||
+        { tail -n 3 "$log" >&2 && return 1; }
 }
 
 headers_package() { # Debian keeps the headers of its own interpreters apart
@@ -58,7 +61,7 @@ find_uv() {
         "$1" -m pip --version >/dev/null 2>&1 || { can_apt && apt_install python3-pip; } ||
             stop "uv is missing and so is pip to bring it: run \`apt-get install python3-pip\` as root, or install uv."
         # --target: a place of its own, which also works where the system's pip is externally managed (PEP 668).
-        "$1" -m pip install --quiet --disable-pip-version-check --target .uv uv >&2
+        "$1" -m pip install --quiet --root-user-action=ignore --disable-pip-version-check --target .uv uv >&2
         echo '*' >.uv/.gitignore
     fi
     echo "$PWD/.uv/bin/uv"
