@@ -10,6 +10,7 @@ from typing import Any
 from data.beton import read_header
 from data.config import DataConfig
 from data.errors import DataError
+from data.transforms import check_transform
 
 FORMAT = 1  # of the sidecar, and of what the settings in it mean
 
@@ -33,7 +34,7 @@ class Sidecar:
 
 
 def train_beton(data: DataConfig) -> Path:
-    """The training file; its name carries the settings of `data.write`."""
+    """The training file; its name carries the settings of `data.write`. Raises DataError if these are impossible."""
     write = data.write
     if write.mode not in ("jpg", "raw"):
         raise DataError(f"data.write.mode is {write.mode!r}; set it to jpg or raw.")
@@ -46,7 +47,8 @@ def train_beton(data: DataConfig) -> Path:
 
 
 def val_beton(data: DataConfig) -> Path:
-    """The validation file; its name carries the evaluation transform that its pixels went through."""
+    """The validation file, whose name carries the evaluation transform. Raises DataError if that is impossible."""
+    check_transform(data.image_size, data.eval_crop, data.eval_interpolation)
     return _folder(data) / f"val_{data.image_size}_{data.eval_crop:g}_{data.eval_interpolation}.beton"
 
 

@@ -41,7 +41,7 @@ def limited(image: Image.Image, max_size: int) -> Image.Image:
 
 
 def encode_train(source: Source, i: int, write: WriteConfig) -> StoredImage:
-    """Image `i` as `write` stores it for training; raises DataError naming it if it cannot be decoded.
+    """Image `i` as `write` stores it for training; raises UnreadableImage if it cannot be decoded.
 
     Original bytes are kept where the file is a JPEG that every decoder reads alike (see `is_plain_jpeg`) and small
     enough; they are decoded all the same, so that no damaged file enters. Others are encoded again, 4:2:0.

@@ -9,16 +9,22 @@ from data.errors import DataError
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def eval_image(image: Image.Image, size: int, crop: float, interpolation: str) -> Image.Image:
-    """Resize the shorter side to floor(size / crop) and cut the central `size` x `size` square.
-
-    timm's `create_transform(is_training=False, crop_mode="center")`. Raises DataError for an impossible setting.
-    """
+def check_transform(size: int, crop: float, interpolation: str) -> None:
+    """Raise DataError for a setting that `eval_image` cannot follow."""
     if interpolation not in INTERPOLATIONS:
         known = " or ".join(INTERPOLATIONS)
         raise DataError(f"data.eval_interpolation is {interpolation!r}; set it to {known}.")
     if not 0 < crop <= 1:
         raise DataError(f"data.eval_crop is {crop}; set it above 0 and at most to 1.")
+    if size < 1:
+        raise DataError(f"data.image_size is {size}; set it to at least 1 pixel.")
+
+
+def eval_image(image: Image.Image, size: int, crop: float, interpolation: str) -> Image.Image:
+    """Resize the shorter side to floor(size / crop) and cut the central `size` x `size` square.
+
+    timm's `create_transform(is_training=False, crop_mode="center")`.
+    """
     width, height = image.size
     shorter = math.floor(size / crop)
     if width <= height:

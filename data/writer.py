@@ -18,7 +18,7 @@ from data.beton import BetonWriter, page_size
 from data.config import DataConfig
 from data.errors import DataError
 from data.readers import open_source
-from data.readers.base import Source
+from data.readers.base import Source, UnreadableImage
 from data.stored import StoredImage, encode_raw, encode_train
 from data.transforms import eval_image
 
@@ -35,12 +35,14 @@ def write_split(
     depend on their number. Raises DataError if images cannot be read (each is listed on standard error, and recorded
     in the sidecar instead with `skip_unreadable`), if the disk is full, or if writing is not allowed.
     """
+    if workers is not None and workers < 1:
+        raise DataError(f"{workers} workers cannot write anything; give at least 1.")
     path = files.beton(data, split)
     if path.exists() and not force:
         files.check(path, data, split)
         return path
     source = open_source(data, split)
-    aside = path.with_name(f".{path.name}.part{os.getpid()}")
+    aside = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         indices, skipped, reencoded = _write_images(aside, data, split, source, workers, skip_unreadable)
@@ -65,7 +67,7 @@ def _write_images(
         results = _in_order(encode, len(source), workers or len(os.sched_getaffinity(0)))
         progress = tqdm(results, total=len(source), desc=f"writing {split}", unit="images", disable=None)
         for i, result in enumerate(progress):
-            if isinstance(result, DataError):
+            if isinstance(result, UnreadableImage):
                 tqdm.write(str(result))
                 skipped.append(source.names[i])
             elif not skipped or skip_unreadable:
@@ -87,13 +89,13 @@ def _encoder(data: DataConfig, split: str, source: Source) -> Encoder:
     return encode
 
 
-def _in_order(encode: Encoder, count: int, workers: int) -> Iterator[StoredImage | DataError]:
-    """`encode` of 0 ... count - 1, in order, worked on by threads; what they raise as DataError is handed out."""
+def _in_order(encode: Encoder, count: int, workers: int) -> Iterator[StoredImage | UnreadableImage]:
+    """`encode` of 0 ... count - 1, in order, worked on by threads; UnreadableImage is handed out, not raised."""
 
-    def attempt(i: int) -> StoredImage | DataError:
+    def attempt(i: int) -> StoredImage | UnreadableImage:
         try:
             return encode(i)
-        except DataError as error:
+        except UnreadableImage as error:
             return error
 
     ahead: deque[Future] = deque()  # bounded, so that a slow disk does not fill the memory

@@ -10,6 +10,10 @@ from PIL import Image
 from data.errors import DataError
 
 
+class UnreadableImage(DataError):
+    """An image file that is missing, damaged, or not an image; the message names it."""
+
+
 class Source(Protocol):
     """One split of a data set. Instances can be pickled and read from several threads at once."""
 
@@ -23,7 +27,7 @@ class Source(Protocol):
         """The original file's bytes, or None where the images do not come as files."""
 
     def image(self, i: int) -> Image.Image:
-        """Image `i` as 8-bit RGB; raises DataError naming it if it cannot be decoded."""
+        """Image `i` as 8-bit RGB; raises UnreadableImage if it cannot be decoded."""
 
 
 class EncodedSource:
@@ -67,7 +71,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     """`data`, an image file of any format that Pillow knows, as 8-bit RGB.
 
     As timm and torchvision do, EXIF orientation is ignored and transparency dropped. Unlike them, 16-bit grey is scaled
-    to 8 bits, where Pillow's own conversion saturates nearly every pixel. Raises DataError naming the file.
+    to 8 bits, where Pillow's own conversion saturates nearly every pixel. Raises UnreadableImage.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -77,7 +81,7 @@ def decode(data: bytes, name: str) -> Image.Image:
         raise
     except Exception as error:  # Pillow's plug-ins raise almost anything on damaged files
         reason = str(error) if not isinstance(error, Image.UnidentifiedImageError) else "not an image"
-        raise DataError(f"The image {name} cannot be read ({reason or type(error).__name__}).") from error
+        raise UnreadableImage(f"The image {name} cannot be read ({reason or type(error).__name__}).") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

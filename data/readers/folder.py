@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError
-from data.readers.base import EncodedSource, Source, require_folder
+from data.readers.base import EncodedSource, Source, UnreadableImage, require_folder
 
 SPLITS = {"train": ("train",), "val": ("val", "test", "validation")}
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
@@ -31,7 +31,7 @@ class FolderSource(EncodedSource):
         try:
             return (self.folder / self.names[i]).read_bytes()
         except OSError as error:
-            raise DataError(f"The image {self.names[i]} cannot be read ({error.strerror}).") from error
+            raise UnreadableImage(f"The image {self.names[i]} cannot be read ({error.strerror}).") from error
 
 
 def open_split(root: Path, split: str) -> Source:
