@@ -88,8 +88,9 @@ class Mirror:
             self._rows.put_nowait(row)
         except queue.Full:
             self.missing += 1
-        since = self._busy_since
-        if since is not None and time.monotonic() - since > HANGS_AFTER:
+        now, since = time.monotonic(), self._busy_since
+        if since is not None and now - since > HANGS_AFTER:
+            self._busy_since = now  # opening the run again takes time too
             self._session.wake()
         self._pass_warnings()
 
@@ -141,13 +142,16 @@ class Mirror:
 
     def _closing_sentence(self) -> str:
         lost = f" {self.missing} rows of the record are missing there." if self.missing else ""
+        if self._session.interrupted:
+            lost += " The last rows before W&B failed may be missing there."
         folders = self._session.folders
         if not folders:
             return f"W&B has nothing of this run; {self._folder / 'record.jsonl'} is whole."
         if self._session.uploaded:
             return f"W&B: {self._session.url}.{lost}"
         pattern = folders[-1].parent / f"*run-*-{self.id}"  # all starts of this run, whether offline or online
-        return f"W&B: kept in {folders[-1].parent}; upload with `wandb sync {pattern}`.{lost}"
+        online = "--include-online " if any(folder.name.startswith("run-") for folder in folders) else ""
+        return f"W&B: kept in {folders[-1].parent}; upload with `wandb sync {online}{pattern}`.{lost}"
 
 
 def metrics(row: Row) -> dict[str, float]:

@@ -52,6 +52,7 @@ class Session:
     def __init__(self, mode: str, options: dict[str, Any], warn: Callable[[str], None]) -> None:
         self.folders: list[Path] = []  # one per opened run: W&B starts a new one whenever a run is opened again
         self.uploaded = False
+        self.interrupted = False
         self.url: str | None = None
         self._modes = list(ATTEMPTS[mode])
         self._options = options
@@ -76,6 +77,7 @@ class Session:
                 self._run.log(metrics, commit=True)  # without: a row would wait for the next one
                 return True
             except Exception as error:  # not only wandb.Error: a killed wandb-core is a ConnectionResetError
+                self.interrupted = True
                 self._recover(error, "W&B failed")
                 self.open()
         return False

@@ -1,0 +1,77 @@
+"""Everyone who is told what a run does: the record first, then the dashboard and the screen, which mirror it."""
+
+from pathlib import Path
+from typing import Any
+
+from gab.tracking.config import TrackingConfig
+from gab.tracking.mirror import Mirror
+from gab.tracking.progress import Progress
+from gab.tracking.record import Record
+
+
+class Observer:
+    """Takes the rows of a run. Silent on all processes but the first.
+
+    Args:
+        folder: the run's folder.
+        tracking: of the dashboard.
+        config: the whole config as plain containers.
+        variant, seed: by which dashboards group.
+        epochs, steps_per_epoch, step: of the run, and steps done before this start.
+        position: bytes of the record that a resumed run keeps; what follows is written again.
+        active: whether this is the first process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        tracking: TrackingConfig,
+        config: dict[str, Any],
+        *,
+        variant: str,
+        seed: int,
+        epochs: int,
+        steps_per_epoch: int,
+        step: int,
+        position: int,
+        active: bool,
+    ):
+        self.record = Record(folder / "record.jsonl", active=active)
+        self.record.truncate(position)
+        self.progress = Progress(epochs, steps_per_epoch, step=step, active=active)
+        self.mirror = Mirror(
+            folder,
+            tracking,
+            config,
+            variant=variant,
+            seed=seed,
+            name=folder.name,
+            warn=self.progress.message,
+            active=active,
+        )
+
+    def write(self, kind: str, **fields: Any) -> None:
+        """Add a row to the record and show it."""
+        row = self.record.write(kind, **fields)
+        self.mirror.log(row)
+        if kind == "train":
+            self.progress.update(
+                row["step"],
+                loss=row["loss"],
+                images_per_second=row["images_per_second"],
+                data_wait=row["data_wait"],
+            )
+        elif kind == "eval":
+            self.progress.evaluated(row["top1"], top5=row["top5"], top1_ema=row.get("top1_ema"))
+
+    def position(self) -> int:
+        """Bytes of the record that are on the disk; belongs into the checkpoint."""
+        return self.record.sync()
+
+    def close(self, exit_code: int = 0) -> None:
+        """End the record and the dashboard; says where the dashboard is."""
+        self.progress.close()
+        self.record.close()
+        sentence = self.mirror.finish(exit_code)
+        if sentence:
+            self.progress.message(sentence)

@@ -1,0 +1,108 @@
+"""Where a run comes from: the code's git commit and uncommitted changes, package versions, hardware, command line."""
+
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FILE, DIFF = "provenance.json", "uncommitted.diff"
+
+
+def save(folder: Path) -> dict[str, Any]:
+    """Adds this start to `provenance.json` in `folder`, a list with an entry per start of the run, and returns the entry.
+
+    Uncommitted changes go to `uncommitted.diff` beside it (`uncommitted_2.diff` for the second start, and so on); the
+    entry names the file. Call it in the process that trains, as it asks CUDA for its devices.
+    """
+    path = folder / FILE
+    starts = json.loads(path.read_text()) if path.exists() else []
+    code = source(Path(__file__))
+    entry = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.orig_argv),
+        "folder": str(Path.cwd()),
+        "commit": code["commit"],
+        "untracked": code["untracked"],
+        "uncommitted": None,
+        "hardware": hardware(),
+        "python": platform.python_version(),
+        "packages": packages(),
+    }
+    if code["diff"]:
+        name = DIFF if not starts else f"{Path(DIFF).stem}_{len(starts) + 1}.diff"
+        (folder / name).write_text(code["diff"])
+        entry["uncommitted"] = name
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps([*starts, entry], indent=2) + "\n")
+    aside.replace(path)
+    return entry
+
+
+def source(file: Path) -> dict[str, Any]:
+    """`commit`, `diff` against it and `untracked` file names of the repository that tracks `file`.
+
+    None, an empty text and an empty list without git or a repository. A package that is installed below somebody
+    else's repository is not tracked by it.
+    """
+    folder = str(file.resolve().parent)
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    if top is None or _git(folder, "ls-files", "--error-unmatch", file.name) is None:
+        return {"commit": None, "diff": "", "untracked": []}
+    top = top.strip()
+    commit = _git(top, "rev-parse", "HEAD")
+    return {
+        "commit": commit and commit.strip(),
+        "diff": _git(top, "diff", "HEAD") or "",
+        "untracked": (_git(top, "ls-files", "--others", "--exclude-standard") or "").splitlines(),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Version of every installed distribution, by name."""
+    found = {item.metadata["Name"]: item.version for item in metadata.distributions() if item.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def hardware() -> dict[str, Any]:
+    """Host, processor, cores (of the machine, and those that this process may use), memory in GiB, and GPUs."""
+    gpus = [torch.cuda.get_device_properties(device) for device in range(torch.cuda.device_count())]
+    return {
+        "host": socket.gethostname(),
+        "system": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": [{"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
+        "cuda": torch.version.cuda if gpus else None,
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git(folder: str, *arguments: str) -> str | None:
+    """What git prints; None when it fails or is not there."""
+    try:
+        command = ["git", "-C", folder, *arguments]
+        done = subprocess.run(command, capture_output=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace")
