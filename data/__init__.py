@@ -1,0 +1,22 @@
+"""Files and images: from a data set to batches of uint8 tensors. Knows nothing of models."""
+
+from data.batches import Batch, EvalBatches, TrainBatches, open_eval, open_train
+from data.config import CropConfig, DataConfig, WriteConfig
+from data.errors import DataError
+from data.info import DataInfo, inspect
+from data.prepare import prepare
+
+__all__ = [
+    "Batch",
+    "CropConfig",
+    "DataConfig",
+    "DataError",
+    "DataInfo",
+    "EvalBatches",
+    "TrainBatches",
+    "WriteConfig",
+    "inspect",
+    "open_eval",
+    "open_train",
+    "prepare",
+]

@@ -1,0 +1,182 @@
+"""Batches for training and evaluation, the same from either loader."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from data.config import CropConfig, DataConfig
+from data.decoded import Decoded
+from data.errors import DataError
+from data.order import check_crop, digest, epoch_order, process_shard, process_share
+from data.readers import open_source
+from data.stage import ready
+
+NO_FFCV = (
+    "data.loader=ffcv needs FFCV, which does not import here ({}). Install it: as root, `apt-get install g++ "
+    "pkg-config libopencv-dev libturbojpeg0-dev`, or without root `conda install -c conda-forge pkg-config compilers "
+    "opencv libjpeg-turbo`; then `pip install ffcv==1.0.2 opencv-python`. Or set data.loader=torch, which needs neither."
+)
+
+
+class Batch(NamedTuple):
+    """Samples of one step, owned by the consumer: the memory is never written again."""
+
+    images: torch.Tensor  # uint8 (b, 3, S, S), on the CPU (pinned where there is CUDA), strides of (b, S, S, 3)
+    labels: torch.Tensor  # int64 (b,)
+    indices: torch.Tensor  # int64 (b,), positions in the split
+    digest: int  # of what the decoder did, see data.order.digest; 0 in evaluation
+
+
+class TrainDecoder(Protocol):
+    """What a loader offers for training."""
+
+    classes: list[str]
+    num_samples: int
+
+    def decode(self, seed: int, epoch: int, indices: np.ndarray) -> Iterator[Decoded]: ...
+    def close(self) -> None: ...
+    def describe(self) -> str: ...
+
+
+class EvalDecoder(Protocol):
+    """What a loader offers for evaluation."""
+
+    classes: list[str]
+    names: list[str]
+
+    def decode(self, indices: np.ndarray) -> Iterator[Decoded]: ...
+    def close(self) -> None: ...
+    def describe(self) -> str: ...
+
+
+class TrainBatches:
+    """Training batches of one process, a pure function of (seed, epoch, step)."""
+
+    def __init__(self, decoder: TrainDecoder, batch_size: int, seed: int, rank: int, processes: int):
+        self.decoder, self.seed, self.rank, self.processes = decoder, seed, rank, processes
+        self.batch_size = batch_size
+        self.classes, self.num_samples = decoder.classes, decoder.num_samples
+        self.steps_per_epoch = self.num_samples // batch_size
+        if self.steps_per_epoch == 0:
+            raise DataError(
+                f"{self.num_samples} training images do not fill one batch of {batch_size}; lower the batch size."
+            )
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's block of every global batch of `epoch`, from step `start` on, which costs nothing.
+
+        One epoch at a time: asking for the next ends the one before.
+        """
+        order = epoch_order(self.num_samples, self.seed, epoch)
+        indices = process_share(order, self.batch_size, self.rank, self.processes, start)
+        for images, labels, batch, crops in self.decoder.decode(self.seed, epoch, indices):
+            yield Batch(images, labels, torch.from_numpy(batch), digest(batch, crops))
+
+    def close(self) -> None:
+        """Stop threads and worker processes."""
+        self.decoder.close()
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return self.decoder.describe()
+
+
+class EvalBatches:
+    """Evaluation batches of one process: a contiguous shard, nothing padded or dropped, so that all make the split."""
+
+    def __init__(self, decoder: EvalDecoder, rank: int, processes: int):
+        self.decoder = decoder
+        self.classes, self.names = decoder.classes, decoder.names
+        self.num_samples = len(self.names)  # of the whole split
+        self.indices = process_shard(self.num_samples, rank, processes)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for images, labels, batch, _ in self.decoder.decode(self.indices):
+            yield Batch(images, labels, torch.from_numpy(batch), 0)
+
+    def close(self) -> None:
+        """Stop threads and worker processes."""
+        self.decoder.close()
+
+    def describe(self) -> str:
+        """One line for the log."""
+        return self.decoder.describe()
+
+
+def open_train(
+    data: DataConfig,
+    crop: CropConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    processes: int = 1,
+    workers: int = 2,
+) -> TrainBatches:
+    """Training batches; `batch_size` is global. Raises DataError for settings or files that cannot be used."""
+    check_crop(crop)
+    check_loader(data)
+    if batch_size < 1 or batch_size % processes:
+        raise DataError(f"A global batch of {batch_size} cannot be shared by {processes} processes; set a multiple.")
+    share = batch_size // processes
+    decoder: TrainDecoder
+    if data.loader == "ffcv":
+        path, sidecar = ready(data, "train")
+        with ffcv_loader() as ffcv:
+            decoder = ffcv.BetonTrain(path, sidecar, data, crop, share, workers)
+    else:
+        from data.torch_loader import SourceTrain
+
+        decoder = SourceTrain(open_source(data, "train"), data, crop, share, workers)
+    return TrainBatches(decoder, batch_size, seed, rank, processes)
+
+
+def open_eval(
+    data: DataConfig, *, batch_size: int, rank: int = 0, processes: int = 1, workers: int = 2, split: str = "val"
+) -> EvalBatches:
+    """Evaluation batches of at most `batch_size` images per process.
+
+    From the .beton file that holds `split` after the evaluation transform, if `data` says so and there is one of that
+    split; else from the original images by Pillow. The pixels are the same. Raises DataError as `open_train` does.
+    """
+    check_loader(data)
+    if data.eval_source not in ("beton", "original"):
+        raise DataError(f"data.eval_source is {data.eval_source!r}; set it to beton or original.")
+    decoder: EvalDecoder
+    if data.loader == "ffcv" and data.eval_source == "beton" and split == "val":
+        path, sidecar = ready(data, "val")
+        with ffcv_loader() as ffcv:
+            decoder = ffcv.BetonEval(path, sidecar, batch_size, workers)
+    else:
+        from data.torch_loader import SourceEval
+
+        decoder = SourceEval(open_source(data, split), data, batch_size, workers)
+    return EvalBatches(decoder, rank, processes)
+
+
+def check_loader(data: DataConfig) -> None:
+    """Raise DataError if there is no such loader."""
+    if data.loader not in ("ffcv", "torch"):
+        raise DataError(f"There is no loader {data.loader!r}; set data.loader to ffcv or torch.")
+
+
+@contextmanager
+def ffcv_loader() -> Iterator[ModuleType]:
+    """The module that uses FFCV, imported only now; raises DataError, with the remedy, where FFCV is missing.
+
+    FFCV sets torch's number of threads, on import and for every loader, which would change the order of sums in
+    training: it is put back on leaving.
+    """
+    threads = torch.get_num_threads()
+    try:
+        try:
+            yield importlib.import_module("data.ffcv_loader")
+        except ImportError as error:
+            raise DataError(NO_FFCV.format(error)) from error
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,255 @@
+"""Decoding through FFCV: its file format, memory map and compiled pipeline, with a decoder and a thread of our own.
+
+FFCV gives a decoder the sample's index and nothing else at run time, so the crops of an epoch lie in a table whose
+address is compiled in. What the decoder did is written to a second table, from which digests are made.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Lock
+from typing import Any
+
+import ffcv.loader.epoch_iterator
+import numba
+import numpy as np
+import torch
+from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
+from ffcv.loader import Loader
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
+from ffcv.transforms import ToTensor
+from ffcv.utils import cast_int_to_byte_ptr
+
+from data import turbojpeg
+from data.config import CropConfig, DataConfig
+from data.decoded import NO_CROPS, Decoded
+from data.errors import DataError
+from data.files import Sidecar, image_names
+from data.order import BICUBIC, FLIP, HEIGHT, LEFT, TOP, WIDTH, draw_crops
+from data.resample import resize_crop
+
+# TBB, numba's first choice, complains when torch's workers are forked later
+numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
+
+AHEAD = 2  # batches that wait for the consumer
+POLL = 0.2  # seconds between two looks at whether the other side still lives
+LAUNCH = Lock()  # numba's plainest threading layer ends the process when two threads start parallel code at once
+
+
+class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
+    """Decodes an image and cuts, resizes and mirrors it as row `sample index` of the table `crops` says.
+
+    `used` receives (top, left, height, width, flip) as they were applied; height 0 says that the JPEG is damaged.
+    """
+
+    def __init__(self, size: int, num_samples: int):
+        super().__init__()
+        self.size = size
+        self.crops = np.zeros((num_samples, 6), np.int32)  # never reallocated: compiled code holds the address
+        self.used = np.zeros((num_samples, 5), np.int32)
+
+    def declare_state_and_memory(self, previous_state):
+        shape = (self.size, self.size, 3)
+        dtype = np.dtype(np.uint8)
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+
+    def generate_code(self) -> Callable:
+        parallel_range, workers = Compiler.get_iterator(), Compiler.num_threads
+        read, jpeg = self.memory_read, IMAGE_MODES["jpg"]
+        crops_address, used_address = self.crops.ctypes.data, self.used.ctypes.data
+        crops_bytes, used_bytes = self.crops.nbytes, self.used.nbytes
+        areas = self.metadata["height"].astype(np.int64) * self.metadata["width"]
+        largest = 3 * int(areas[self.metadata["mode"] == jpeg].max(initial=0))
+        new_decoder, free_decoder = turbojpeg.new_decoder, turbojpeg.free_decoder
+        decode_jpeg = turbojpeg.decode
+
+        def decode(indices, out, metadata, storage):
+            crops = numba.carray(cast_int_to_byte_ptr(crops_address), (crops_bytes,)).view(np.int32).reshape(-1, 6)
+            used = numba.carray(cast_int_to_byte_ptr(used_address), (used_bytes,)).view(np.int32).reshape(-1, 5)
+            for worker in parallel_range(workers):  # scratch memory belongs to a thread, not to a sample
+                pixels, decoder = np.empty(largest, np.uint8), new_decoder()
+                for n in range(worker, len(indices), workers):
+                    sample = indices[n]
+                    meta, crop = metadata[sample], crops[sample]
+                    stored = read(meta["data_ptr"], storage)
+                    height, width, good = np.int64(meta["height"]), np.int64(meta["width"]), True
+                    if meta["mode"] == jpeg:
+                        good = decode_jpeg(decoder, stored, height, width, pixels)
+                        stored = pixels[: 3 * height * width]
+                    image = stored.reshape(height, width, 3)
+                    box = crop[TOP], crop[LEFT], crop[HEIGHT], crop[WIDTH]
+                    resize_crop(image, *box, crop[BICUBIC] == 1, crop[FLIP] == 1, out[n])
+                    used[sample, TOP], used[sample, LEFT], used[sample, WIDTH] = box[0], box[1], box[3]
+                    used[sample, HEIGHT] = box[2] if good else 0
+                    used[sample, FLIP] = crop[FLIP]
+                free_decoder(decoder)
+            return out[: len(indices)]
+
+        decode.is_parallel = True  # type: ignore[attr-defined]
+        return decode
+
+
+class Epoch(ffcv.loader.epoch_iterator.EpochIterator):
+    """FFCV's loader thread over batches of sample indices, with the traps taken out.
+
+    It hands out copies, where FFCV's own reuses its memory under the consumer; an error reaches the consumer, who
+    would wait for ever; it stops at once when asked; and it leaves torch's number of threads alone.
+    """
+
+    def __init__(self, loader: Loader, indices: np.ndarray, finish: Callable[[np.ndarray], Any]):
+        """`finish` is called with the indices of each batch after it was decoded; its result goes with the batch."""
+        self.finish = finish
+        self.done: Queue = Queue(AHEAD)
+        self.device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        super().__init__(loader, indices)  # starts the thread
+
+    def run(self) -> None:
+        try:
+            numba.set_num_threads(self.loader.num_workers)
+            if self.device is not None:
+                torch.cuda.set_device(self.device)  # pinning memory opens a context on the thread's device
+            for number, indices in enumerate(self.iter_ixes):
+                slot = number % (self.loader.batches_ahead + 2)
+                with LAUNCH:
+                    (images,) = self.run_pipeline(number, indices, slot, None)
+                owned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=self.device is not None)
+                owned.copy_(images)
+                if not self._hand_over((owned.permute(0, 3, 1, 2), indices, self.finish(indices))):
+                    return
+            self._hand_over(None)
+        except BaseException as error:
+            self._hand_over(error)
+
+    def batches(self) -> Iterator[tuple[torch.Tensor, np.ndarray, Any]]:
+        """Images uint8 (b, 3, S, S), sample indices, and what `finish` gave; raises what the thread raised."""
+        while True:
+            try:
+                item = self.done.get(timeout=POLL)
+            except Empty:
+                if self.is_alive() or not self.done.empty():
+                    continue
+                raise RuntimeError("The thread that loads images has died; its error is above.") from None
+            if item is None:
+                return
+            if isinstance(item, DataError):
+                raise item
+            if isinstance(item, BaseException):
+                raise RuntimeError("The thread that loads images has failed.") from item
+            yield item
+
+    def stop(self) -> None:
+        """End the thread; returns when it has ended, after at most the batch in its hands."""
+        self.terminate_event.set()
+        self.join()
+        self.close()
+
+    def _hand_over(self, item: Any) -> bool:
+        """Put `item` where the consumer takes it; False if asked to stop meanwhile."""
+        while not self.terminate_event.is_set():
+            try:
+                self.done.put(item, timeout=POLL)
+                return True
+            except Full:
+                continue
+        return False
+
+
+class BetonFile:
+    """A .beton file whose images `decoder` decodes; compiled once, at the first batch.
+
+    Always mapped into memory, which all processes of a node share, and which the system drops pages of when short of
+    memory: FFCV's other cache keeps what a random order has touched, once per process, so it needs more memory still.
+    """
+
+    def __init__(self, path: Path, decoder: SimpleRGBImageDecoder, batch_size: int, workers: int):
+        self.path = path
+        self.workers = max(1, min(workers, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        self.loader = Loader(
+            str(path),
+            batch_size=batch_size,
+            num_workers=self.workers,
+            os_cache=True,
+            batches_ahead=AHEAD,
+            pipelines={"image": [decoder, ToTensor()], "label": None},
+        )
+        self.sizes = self.loader.reader.metadata["f0"]
+        self.labels = torch.from_numpy(self.loader.reader.metadata["f1"].astype(np.int64))
+        self.epoch: Epoch | None = None
+
+    def decode(self, indices: np.ndarray, finish: Callable[[np.ndarray], Any]) -> Iterator[tuple]:
+        """Batches of `indices` in order, see `Epoch.batches`. Leaving the iterator early ends its thread."""
+        self.close()
+        if not len(indices):
+            return
+        self.epoch = epoch = Epoch(self.loader, indices, finish)
+        try:
+            yield from epoch.batches()
+        finally:
+            epoch.stop()
+
+    def close(self) -> None:
+        if self.epoch is not None:
+            self.epoch.stop()
+            self.epoch = None
+
+    def describe(self) -> str:
+        size, memory = self.path.stat().st_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        fit = "fits into" if size < 0.8 * memory else "DOES NOT FIT into"
+        return (
+            f"ffcv: {self.path.name}, {len(self.labels):,} images, {size / 1e9:.2f} GB, memory-mapped, "
+            f"{fit} {memory / 1e9:.0f} GB of memory; {self.workers} threads"
+        )
+
+
+class BetonTrain:
+    """Training images of a .beton file, cropped by `data.order`. `batch_size` is this process's."""
+
+    def __init__(self, path: Path, sidecar: Sidecar, data: DataConfig, crop: CropConfig, batch_size: int, workers: int):
+        self.classes, self.num_samples = sidecar.classes, sidecar.count
+        self.crop = crop
+        self.decoder = CropDecoder(data.image_size, sidecar.count)
+        self.file = BetonFile(path, self.decoder, batch_size, workers)
+
+    def decode(self, seed: int, epoch: int, indices: np.ndarray) -> Iterator[Decoded]:
+        self.close()  # before its table of crops changes
+        sizes = self.file.sizes[indices]
+        self.decoder.crops[indices] = draw_crops(self.crop, seed, epoch, indices, sizes["height"], sizes["width"])
+        for images, batch, used in self.file.decode(indices, self._take_used):
+            yield Decoded(images, self.file.labels[batch], batch, used)
+
+    def close(self) -> None:
+        self.file.close()
+
+    def describe(self) -> str:
+        return self.file.describe()
+
+    def _take_used(self, indices: np.ndarray) -> np.ndarray:
+        """The crops that the decoder applied to `indices`, cleared so that none can be read twice."""
+        used = self.decoder.used[indices]
+        self.decoder.used[indices] = 0
+        damaged = indices[used[:, HEIGHT] == 0]
+        if len(damaged):
+            name = image_names(self.file.path)[damaged[0]]
+            raise DataError(f"The image {name} in {self.file.path} is damaged; write the file again (--force).")
+        return used
+
+
+class BetonEval:
+    """Evaluation images of a .beton file that was written after the evaluation transform."""
+
+    def __init__(self, path: Path, sidecar: Sidecar, batch_size: int, workers: int):
+        self.classes, self.names = sidecar.classes, image_names(path)
+        self.file = BetonFile(path, SimpleRGBImageDecoder(), batch_size, workers)
+
+    def decode(self, indices: np.ndarray) -> Iterator[Decoded]:
+        for images, batch, _ in self.file.decode(indices, lambda _: None):
+            yield Decoded(images, self.file.labels[batch], batch, NO_CROPS)
+
+    def close(self) -> None:
+        self.file.close()
+
+    def describe(self) -> str:
+        return self.file.describe()

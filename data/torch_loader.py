@@ -1,0 +1,146 @@
+"""Decoding by Pillow in torch's DataLoader workers: no system packages, and the same crops as through FFCV."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.config import CropConfig, DataConfig
+from data.decoded import NO_CROPS, Decoded
+from data.errors import DataError
+from data.order import draw_crops
+from data.readers.base import Source
+from data.resample import resize_crop
+from data.stored import stored_image
+from data.transforms import eval_image
+
+Request = tuple[int, int, np.ndarray]  # seed, epoch, sample indices of a batch
+
+
+class TrainDataset(Dataset):
+    """Whole batches of training images; an item is asked for by a request, so that workers need no state."""
+
+    def __init__(self, source: Source, size: int, max_size: int, crop: CropConfig):
+        self.source, self.size, self.max_size, self.crop = source, size, max_size, crop
+
+    def __getitem__(self, request: Request) -> Decoded | DataError:
+        seed, epoch, indices = request
+        pixels = torch.empty(len(indices), self.size, self.size, 3, dtype=torch.uint8)
+        crops = np.empty((len(indices), 6), np.int32)
+        for n, i in enumerate(indices):
+            try:
+                image = np.array(stored_image(self.source, i, self.max_size))
+            except DataError as error:
+                return error  # raised by a worker, it would arrive as a traceback
+            crops[n] = draw_crops(self.crop, seed, epoch, i, *image.shape[:2])[0]
+            top, left, height, width, flip, bicubic = crops[n].tolist()
+            resize_crop(image, top, left, height, width, bool(bicubic), bool(flip), pixels[n].numpy())
+        return decoded(self.source, pixels, indices, crops)
+
+
+class EvalDataset(Dataset):
+    """Whole batches of images after the evaluation transform."""
+
+    def __init__(self, source: Source, data: DataConfig):
+        self.source, self.data = source, data
+
+    def __getitem__(self, request: Request) -> Decoded | DataError:
+        data, indices = self.data, request[2]
+        pixels = torch.empty(len(indices), data.image_size, data.image_size, 3, dtype=torch.uint8)
+        for n, i in enumerate(indices):
+            try:
+                image = self.source.image(i)
+            except DataError as error:
+                return error
+            square = eval_image(image, data.image_size, data.eval_crop, data.eval_interpolation)
+            pixels[n] = torch.from_numpy(np.array(square))
+        return decoded(self.source, pixels, indices, NO_CROPS)
+
+
+def decoded(source: Source, pixels: torch.Tensor, indices: np.ndarray, crops: np.ndarray) -> Decoded:
+    """The batch of `pixels` (b, S, S, 3)."""
+    return Decoded(pixels.permute(0, 3, 1, 2), torch.from_numpy(source.labels[indices]), indices, crops)
+
+
+def compile_resize() -> None:
+    """Have the routine compiled."""
+    resize_crop(np.zeros((1, 1, 3), np.uint8), 0, 0, 1, 1, True, False, np.empty((1, 1, 3), np.uint8))
+
+
+def as_it_is(answer: Any) -> Any:
+    """An answer is a batch already: nothing to collate."""
+    return answer
+
+
+class Requests(Sampler):
+    """The requests of an epoch, exchanged between epochs while the workers stay."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self.requests)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+
+class Workers:
+    """Persistent worker processes that answer requests to `dataset`, in order."""
+
+    def __init__(self, dataset: TrainDataset | EvalDataset, batch_size: int, workers: int):
+        self.batch_size, self.workers = batch_size, workers
+        self.num_samples = len(dataset.source)
+        self.requests = Requests()
+        self.loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=self.requests,
+            collate_fn=as_it_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def decode(self, seed: int, epoch: int, indices: np.ndarray) -> Iterator[Decoded]:
+        starts = range(0, len(indices), self.batch_size)
+        self.requests.requests = [(seed, epoch, indices[start : start + self.batch_size]) for start in starts]
+        if not self.requests.requests:
+            return
+        for answer in self.loader:
+            if isinstance(answer, DataError):
+                raise answer
+            yield answer
+
+    def close(self) -> None:
+        """End the workers; they start again when asked for more."""
+        self.loader._iterator = None
+
+    def describe(self) -> str:
+        return f"torch: {self.num_samples:,} original images decoded by Pillow; {self.workers} worker processes"
+
+
+class SourceTrain:
+    """Training images of a reader, cropped by `data.order`. `batch_size` is this process's."""
+
+    def __init__(self, source: Source, data: DataConfig, crop: CropConfig, batch_size: int, workers: int):
+        self.classes, self.num_samples = source.classes, len(source)
+        dataset = TrainDataset(source, data.image_size, data.write.max_size, crop)
+        if workers:
+            compile_resize()  # once, here, and not in every worker
+        self.loader = Workers(dataset, batch_size, workers)
+        self.decode, self.close, self.describe = self.loader.decode, self.loader.close, self.loader.describe
+
+
+class SourceEval:
+    """Images of a reader after the evaluation transform, by Pillow."""
+
+    def __init__(self, source: Source, data: DataConfig, batch_size: int, workers: int):
+        self.classes, self.names = source.classes, source.names
+        self.loader = Workers(EvalDataset(source, data), batch_size, workers)
+        self.close, self.describe = self.loader.close, self.loader.describe
+
+    def decode(self, indices: np.ndarray) -> Iterator[Decoded]:
+        return self.loader.decode(0, 0, indices)
