@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -42,16 +43,24 @@ def write_split(
         files.check(path, data, split)
         return path
     source = open_source(data, split)
-    aside = path.with_name(f"{path.name}.part{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        indices, skipped, reencoded = _write_images(aside, data, split, source, workers, skip_unreadable)
-        _publish(aside, path, _sidecar(aside, data, split, source, indices, skipped, reencoded), source, indices)
+        with _aside(path) as aside:
+            indices, skipped, reencoded = _write_images(aside, data, split, source, workers, skip_unreadable)
+            _publish(aside, path, _sidecar(aside, data, split, source, indices, skipped, reencoded), source, indices)
     except OSError as error:
         raise _disk_error(error, path) from error
+    return path
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; nothing is left there."""
+    aside = path.with_name(f"{path.name}.part{os.getpid()}")
+    try:
+        yield aside
     finally:
         aside.unlink(missing_ok=True)
-    return path
 
 
 def _write_images(

@@ -1,0 +1,148 @@
+"""Staging: one copy per node, checked, reused, and never in the way of the next run."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data import files, stage
+from data.config import DataConfig
+from data.errors import DataError
+from data.writer import write_split
+
+FORK = multiprocessing.get_context("fork")  # quick; the children only copy files
+
+
+@pytest.fixture
+def staged_config(photo_config: DataConfig, tmp_path: Path) -> DataConfig:
+    """A data set of one small .beton file, to be staged in a folder that does not exist yet."""
+    root = shutil.copytree(photo_config.root, tmp_path / "photos")
+    config = replace(photo_config, root=str(root), stage=str(tmp_path / "node" / "fast"))
+    write_split(config, "val")
+    return config
+
+
+def stage_and_tell(path: Path, folder: Path, seconds: float, queue) -> None:
+    """Stage slowly, so that others come meanwhile; tell where, and whether this process made the copy."""
+    copied = []
+    copy = stage._copy_bytes
+
+    def slow_copy(*arguments: Path) -> str:
+        copied.append(True)
+        time.sleep(seconds)
+        return copy(*arguments)
+
+    stage._copy_bytes = slow_copy
+    queue.put((stage.stage(path, folder), bool(copied)))
+
+
+def stage_and_hang(path: Path, folder: Path, started) -> None:
+    """Stage half of the file, then hang with the lock held."""
+
+    def hang(source: Path, target: Path) -> str:
+        content = source.read_bytes()
+        target.write_bytes(content[: len(content) // 2])
+        started.set()
+        time.sleep(600)
+        return ""
+
+    stage._copy_bytes = hang
+    stage.stage(path, folder)
+
+
+def test_copy_is_the_file_and_is_reused(staged_config: DataConfig) -> None:
+    original = files.val_beton(staged_config)
+    path, sidecar = stage.ready(staged_config, "val")
+    assert path.is_relative_to(str(staged_config.stage))
+    assert path.read_bytes() == original.read_bytes()
+    assert files.check(path, staged_config, "val") == sidecar
+    assert files.image_names(path) == files.image_names(original)
+    before = path.stat().st_mtime_ns
+    assert stage.ready(staged_config, "val") == (path, sidecar)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_without_stage_the_file_itself(staged_config: DataConfig) -> None:
+    path, _ = stage.ready(replace(staged_config, stage=None), "val")
+    assert path == files.val_beton(staged_config)
+
+
+def test_another_file_of_the_same_name_is_staged_apart(staged_config: DataConfig) -> None:
+    first, _ = stage.ready(staged_config, "val")
+    next((Path(staged_config.root) / "val" / "sky").iterdir()).unlink()
+    write_split(staged_config, "val", force=True)
+    second, sidecar = stage.ready(staged_config, "val")
+    assert first != second
+    assert second.stat().st_size == sidecar.bytes
+    assert second.read_bytes() == files.val_beton(staged_config).read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["cut", "no sidecar", "no names"])
+def test_a_copy_that_is_not_whole_is_made_again(staged_config: DataConfig, damage: str) -> None:
+    path, _ = stage.ready(staged_config, "val")
+    if damage == "cut":
+        os.truncate(path, 1000)
+    else:
+        (files.sidecar_path(path) if damage == "no sidecar" else files.names_path(path)).unlink()
+    again, _ = stage.ready(staged_config, "val")
+    assert again == path
+    assert path.read_bytes() == files.val_beton(staged_config).read_bytes()
+    assert files.image_names(path)
+
+
+def test_a_file_that_is_not_what_its_sidecar_says_is_refused(staged_config: DataConfig) -> None:
+    original = files.val_beton(staged_config)
+    with original.open("r+b") as file:
+        file.seek(-5000, os.SEEK_END)
+        file.write(b"flipped")
+    with pytest.raises(DataError, match="not as its sidecar says"):
+        stage.ready(staged_config, "val")
+    assert not list(Path(str(staged_config.stage)).rglob("*.part"))
+    assert not list(Path(str(staged_config.stage)).rglob("*.beton"))
+
+
+def test_no_space_and_no_folder_are_sentences(staged_config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(staged_config.root)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(DataError, match="make room or unset data\\.stage"):
+            stage.ready(staged_config, "val")
+    in_the_way = Path(staged_config.root) / "file"
+    in_the_way.touch()
+    with pytest.raises(DataError, match=r"cannot be staged in .*; set data\.stage to a local disk"):
+        stage.ready(replace(staged_config, stage=str(in_the_way)), "val")
+
+
+def test_processes_at_once_make_one_copy(staged_config: DataConfig) -> None:
+    path, folder = files.val_beton(staged_config), Path(str(staged_config.stage))
+    queue = FORK.Queue()
+    processes = [FORK.Process(target=stage_and_tell, args=(path, folder, 1.0, queue)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    told = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(timeout=60)
+    assert told[0][0] == told[1][0]
+    assert sorted(copied for _, copied in told) == [False, True]
+    assert told[0][0].read_bytes() == path.read_bytes()
+
+
+def test_a_killed_holder_does_not_block(staged_config: DataConfig) -> None:
+    path, folder = files.val_beton(staged_config), Path(str(staged_config.stage))
+    started = FORK.Event()
+    holder = FORK.Process(target=stage_and_hang, args=(path, folder, started))
+    holder.start()
+    assert started.wait(timeout=60)
+    assert list(folder.rglob("*.part"))
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join(timeout=60)
+    begun = time.monotonic()
+    assert stage.stage(path, folder).read_bytes() == path.read_bytes()
+    assert time.monotonic() - begun < 10
+    assert not list(folder.rglob("*.part"))
