@@ -19,7 +19,7 @@ from data.stage import ready
 NO_FFCV = (
     "data.loader=ffcv needs FFCV, which does not import here ({}). Install it: as root, `apt-get install g++ "
     "pkg-config libopencv-dev libturbojpeg0-dev`, or without root `conda install -c conda-forge pkg-config compilers "
-    "opencv libjpeg-turbo`; then `pip install ffcv==1.0.2 opencv-python`. Or set data.loader=torch, which needs neither."
+    "opencv libjpeg-turbo`; then `pip install ffcv==1.0.2 opencv-python`. Or set data.loader=torch."
 )
 
 
@@ -170,11 +170,15 @@ def ffcv_loader() -> Iterator[ModuleType]:
     """The module that uses FFCV, imported only now; raises DataError, with the remedy, where FFCV is missing.
 
     FFCV sets torch's number of threads, on import and for every loader, which would change the order of sums in
-    training: it is put back on leaving.
+    training: it is put back on leaving. It also starts numba's threads, which are of TBB if that is found: those
+    complain when torch forks its workers.
     """
     threads = torch.get_num_threads()
     try:
         try:
+            import numba
+
+            numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
             yield importlib.import_module("data.ffcv_loader")
         except ImportError as error:
             raise DataError(NO_FFCV.format(error)) from error

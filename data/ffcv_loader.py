@@ -31,9 +31,6 @@ from data.files import Sidecar, image_names
 from data.order import BICUBIC, FLIP, HEIGHT, LEFT, TOP, WIDTH, draw_crops
 from data.resample import resize_crop
 
-# TBB, numba's first choice, complains when torch's workers are forked later
-numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
-
 AHEAD = 2  # batches that wait for the consumer
 POLL = 0.2  # seconds between two looks at whether the other side still lives
 LAUNCH = Lock()  # numba's plainest threading layer ends the process when two threads start parallel code at once
