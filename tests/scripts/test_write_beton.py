@@ -1,0 +1,54 @@
+"""The command that writes .beton files, on the config files that come with the project."""
+
+from pathlib import Path
+
+import pytest
+
+from data import inspect
+from data.readers import readers
+from scripts.write_beton import data_config, main
+
+DATA_SETS = sorted(file.stem for file in Path("conf/data").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_every_data_set_composes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAB_DATA", "/somewhere")
+    data = data_config([f"data={name}"])
+    assert data.name == name
+    assert data.reader in readers()
+    assert data.root == f"/somewhere/{name}"
+
+
+def test_both_splits_are_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["data=digits", "--workers", "2", f"data.root={tmp_path}"]
+    main(arguments)
+    out = capsys.readouterr().out
+    assert "train_max500_raw.beton: 1,437 images of 10 classes, 0.02 GB" in out
+    assert "val_32_1_bicubic.beton: 360 images of 10 classes" in out
+    info = inspect(data_config([arguments[0], arguments[-1]]))
+    assert (len(info.classes), info.train, info.val) == (10, 1437, 360)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["data=digit"], "digits"),
+        (["data=folder", "data.root=/nowhere/at/all"], "The data folder /nowhere/at/all does not exist"),
+        (["data=digits", "data.write.quality=0"], "data.write.quality is 0; set it to 1 to 100"),
+        (["data=digits", "data.rot=x"], "data.root"),
+        (["data=digits", "--workers", "0"], "give at least 1"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("GAB_DATA", str(tmp_path))
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)  # as in a fresh process
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code not in (0, None)
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert len(told.splitlines()) == 1
+    assert not list(tmp_path.rglob("*.beton*"))
