@@ -122,7 +122,8 @@ class TrainConfig:
     precision: str = "auto"  # bf16 | fp32 | auto: bf16 on CUDA, fp32 on CPU
     ema_decay: float | None = 0.99996
     eval_every: int = 1  # epochs
-    max_steps: int | None = None  # of an epoch
+    max_steps: int | None = None  # of an epoch; null: all
+    eval_batches: int | None = None  # of an evaluation in training, per process; null: all
     overfit: bool = False  # the first batch again and again, without augmentation
 
 
@@ -150,3 +151,13 @@ class CheckpointConfig:
     """When the state is saved."""
 
     every_epochs: int = 1
+
+
+@dataclass
+class EvalConfig:
+    """What an evaluation computes, and where its files go."""
+
+    split: str = "val"
+    weights: str = "both"  # raw | ema | both
+    precision: str = "fp32"  # fp32 | bf16
+    out: str | None = None  # folder; null: beside the checkpoint, or runs/eval/<model>-<data>

@@ -64,6 +64,10 @@ class Observer:
         elif kind == "eval":
             self.progress.evaluated(row["top1"], top5=row["top5"], top1_ema=row.get("top1_ema"))
 
+    def say(self, sentence: str) -> None:
+        """A line on the screen."""
+        self.progress.message(sentence)
+
     def position(self) -> int:
         """Bytes of the record that are on the disk; belongs into the checkpoint."""
         return self.record.sync()

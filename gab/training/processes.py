@@ -94,11 +94,18 @@ def count_processes(wish: str, device: str) -> int:
     return int(wish)
 
 
+def cores_per_process(local_count: int) -> int:
+    """This process's share of the cores that the node's processes may use."""
+    return max(len(os.sched_getaffinity(0)) // local_count, 1)
+
+
 def _join(rank: int, count: int, local_rank: int, local_count: int, device: str) -> Processes:
     """Enter the process group (environment variables name the meeting point)."""
     place = torch.device(device, local_rank) if device == "cuda" else torch.device("cpu")
     if device == "cuda":
         torch.cuda.set_device(place)
+    elif count > 1:
+        torch.set_num_threads(cores_per_process(local_count))
     if count > 1:
         dist.init_process_group(
             "nccl" if device == "cuda" else "gloo",

@@ -1,0 +1,61 @@
+"""What no single section can know: the settings that must fit one another. Checked before anything is read or built."""
+
+from omegaconf import DictConfig
+
+from conf.schema import Config
+from gab.errors import UserError
+
+
+def fill_in(cfg: DictConfig, device: str) -> None:
+    """Decide `auto` where it depends on the device, so that the stored config says what was done."""
+    if cfg.train.precision == "auto":
+        cfg.train.precision = "bf16" if device == "cuda" else "fp32"
+    if cfg.run.compile == "auto":
+        cfg.run.compile = "true" if device == "cuda" else "false"
+
+
+def check(config: Config, processes: int) -> None:
+    """Refuse settings that do not fit.
+
+    Raises:
+        UserError: the first misfit, with what would mend it.
+    """
+    _choice("train.precision", config.train.precision, ("bf16", "fp32"))
+    _choice("run.compile", config.run.compile, ("true", "false"))
+    _positive("train.epochs", config.train.epochs)
+    _positive("train.batch_size", config.train.batch_size)
+    _batch(config, processes)
+
+
+def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"{key}={value} is unknown: choose one of auto, {', '.join(known)}")
+
+
+def _positive(key: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{key}={value}: give a number of at least 1")
+
+
+def _batch(config: Config, processes: int) -> None:
+    """The global batch is cut into processes, these into micro-batches, these into mixing groups."""
+    batch, micro = config.train.batch_size, config.run.micro_batch
+    group = config.augment.mixing_group if config.augment.mixup > 0 or config.augment.cutmix > 0 else 1
+    if batch % processes:
+        near = batch // processes * processes or processes
+        raise UserError(
+            f"train.batch_size={batch} does not divide into {processes} processes: take train.batch_size={near}, "
+            "or another run.processes"
+        )
+    share, what = batch // processes, f"each of {processes} processes" if processes > 1 else "the process"
+    if micro and share % micro:
+        divisors = [d for d in range(1, share + 1) if share % d == 0 and d <= micro]
+        raise UserError(
+            f"run.micro_batch={micro} does not divide the {share} images of {what}: take run.micro_batch={divisors[-1]}"
+        )
+    if (micro or share) % group:
+        size = f"run.micro_batch={micro}" if micro else f"the {share} images of {what}"
+        raise UserError(
+            f"augment.mixing_group={group} does not divide {size}: choose a group that does, or another batch "
+            "(augment.mixup=0 augment.cutmix=0 mixes nothing)"
+        )

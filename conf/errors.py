@@ -1,0 +1,141 @@
+"""One sentence for what a user can get wrong on the command line."""
+
+import dataclasses
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.schema import NETWORKS, Config, EvaluateConfig
+from data.config import DataConfig
+from data.errors import DataError
+from gab.errors import UserError
+
+ROOT = Path(__file__).parent
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Turn the errors that a user can cause into one sentence on stderr and exit code 2.
+
+    Hydra would catch them first and print its own; HYDRA_FULL_ERROR, unless set by the user, lets them through.
+    """
+    chosen = "HYDRA_FULL_ERROR" in os.environ
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    try:
+        yield
+    except (DataError, UserError) as error:
+        _exit(str(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        if chosen:
+            raise
+        _exit(explain(error))
+
+
+def _exit(sentence: str) -> None:
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+def explain(error: Exception) -> str:
+    """A sentence for what Hydra or OmegaConf raised: which name or value is wrong, and what is near it."""
+    text = str(error.__cause__ or error)
+    for pattern, answer in _ANSWERS:
+        if match := re.search(pattern, text):
+            return answer(match)
+    return " ".join(text.split())
+
+
+def _near(name: str, known: list[str]) -> str:
+    """Closest names first; a short list is given whole."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"choose one of {', '.join(known)}" if known else "there is none to choose from"
+
+
+def _group(match: re.Match[str]) -> str:
+    group, _, name = match[1].rpartition("/")
+    known = sorted(p.stem for p in (ROOT / group).glob("*.yaml"))
+    return f"{group}={name} is unknown: {_near(name, known)}"
+
+
+def _key(match: re.Match[str]) -> str:
+    return _unknown(match[1])
+
+
+def _unknown(path: str) -> str:
+    parent, _, name = path.rpartition(".")
+    known = known_keys()
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+    settings = [k for k in known if k not in {other.rpartition(".")[0] for other in known}]  # not whole sections
+    close = difflib.get_close_matches(path, settings, n=3, cutoff=0.6)
+    if close or not siblings:
+        return f"{path} is not a setting: {_near(path, settings) if close else 'see conf/ for the settings that exist'}"
+    return f"{path} is not a setting{' of ' + parent if parent else ''}: {_near(name, siblings)}"
+
+
+def _value(match: re.Match[str]) -> str:
+    return f"{match['key']}={match['value']} is of the wrong type: give {_TYPES.get(match['type'], match['type'])}"
+
+
+_TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "bool": "true or false"}
+
+_ANSWERS: list[tuple[str, Callable[[re.Match[str]], str]]] = [
+    (r"Could not find '([^']+)'", _group),
+    (r"not in '[^']+'\s+full_key: (\S+)", _key),
+    (r"is not in struct\s+full_key: (\S+)", _key),
+    (r"Value '(?P<value>.*)' of type '\w+' could not be converted to (?P<type>\w+)\s+full_key: (?P<key>\S+)", _value),
+    (r"Value '(?P<value>.*)' is not a valid (?P<type>\w+).*\s+full_key: (?P<key>\S+)", _value),
+    (r"is not a ListConfig, list or tuple.\s+full_key: (\S+)", lambda m: f"{m[1]} takes a list: write {m[1]}=[a,b]"),
+    (r"is not a subclass of \w+. value: .*\s+full_key: (\S+)", lambda m: f"{m[1]} is a section: set {m[1]}.KEY=VALUE"),
+    (
+        r"Missing mandatory value: \S+\s+full_key: (\S+)",
+        lambda m: f"{m[1]} must be given: add {m[1]}=VALUE to the command",
+    ),
+    (r"parsing override '([^']*)'\s+missing EQUAL", lambda m: f"{m[1]!r} is not an override: write {m[1]}=VALUE"),
+]
+
+
+def refuse_unknown(container: dict[str, Any]) -> None:
+    """Refuse keys that `+key=value` has added beside the schema.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    known = known_keys()
+
+    def walk(node: Any, path: str) -> None:
+        if path and path not in known:
+            raise UserError(_unknown(path))
+        if isinstance(node, dict) and path != "model.kwargs":  # which goes to timm as it is
+            for key, value in node.items():
+                walk(value, f"{path}.{key}" if path else key)
+
+    walk(container, "")
+
+
+def known_keys() -> list[str]:
+    """Every setting of every section, as `section.key`, whatever network is chosen."""
+    keys: set[str] = set()
+
+    def walk(node: Any, path: str) -> None:
+        for field in dataclasses.fields(node):
+            full = f"{path}.{field.name}" if path else field.name
+            keys.add(full)
+            if dataclasses.is_dataclass(field.type):
+                walk(field.type, full)
+
+    walk(Config, "")
+    walk(EvaluateConfig, "")
+    walk(DataConfig, "data")
+    for network in NETWORKS.values():
+        walk(network, "model")
+    return sorted(keys)

@@ -1,0 +1,14 @@
+"""Small data sets are written at first use (`data.write_if_missing`)."""
+
+from data import files
+from data.config import DataConfig
+from data.writer import write_split
+
+
+def prepare(data: DataConfig) -> None:
+    """Write the .beton files that this run will read and that are not there yet. Call it in one process of the run."""
+    if data.loader != "ffcv" or not data.write_if_missing:
+        return
+    for split in ("train", "val") if data.eval_source == "beton" else ("train",):
+        if not files.beton(data, split).exists():
+            write_split(data, split)

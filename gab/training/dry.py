@@ -1,0 +1,55 @@
+"""`run.dry=true`: what a run would be, before a GPU is booked."""
+
+from typing import Any
+
+from torch import nn
+
+from gab.training.flops import macs
+from gab.training.parameter_groups import parameter_groups
+from gab.training.schedule import effective_lr
+
+_ADAM_STATE = 3  # weights and two moments, float32
+
+
+def report(config: Any, model: nn.Module, *, variant: str, train_images: int, processes: int) -> str:
+    """A table of sizes, steps, rates, disk and hours.
+
+    Args:
+        config: `conf.schema.Config`, filled.
+        model: initialised.
+        train_images: images of an epoch, before the tail that fills no batch is left out.
+    """
+    batch, epochs = config.train.batch_size, config.train.epochs
+    parameters = sum(p.numel() for p in model.parameters())
+    steps = train_images // batch
+    checkpoint = 4 * parameters * (_ADAM_STATE + bool(config.train.ema_decay))
+    rate = config.run.images_per_second
+    micro = config.run.micro_batch or batch // processes
+    rows = {
+        "variant": variant,
+        "parameters": f"{parameters:,}",
+        "MACs per image": f"{macs(model, config.data.image_size) / 1e9:.3f} G at {config.data.image_size} px",
+        "processes": f"{processes}, micro-batch {micro} of {batch // processes} images each",
+        "batch": f"{batch} (global)",
+        "steps": f"{steps:,} an epoch, {steps * epochs:,} in {epochs} epochs",
+        "learning rate": _learning_rate(config, batch),
+        **{f"group {group['name']}": _group(group) for group in parameter_groups(model, config.optim)},
+        "disk": f"{checkpoint / 1e9:.2f} GB a checkpoint, {2 * checkpoint / 1e9:.2f} GB for last.pt and best.pt",
+        "time": f"{steps * batch * epochs / rate / 3600:.1f} h at {rate:,.0f} images/s (run.images_per_second)",
+    }
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _learning_rate(config: Any, batch: int) -> str:
+    optim, peak = config.optim, effective_lr(config.optim, batch)
+    scaled = f" = {optim.lr:g} x {batch} / {optim.lr_batch}" if optim.lr_batch else " (absolute)"
+    return (
+        f"{peak:g}{scaled}, warm-up {optim.warmup_epochs:g} epochs from {optim.warmup_lr:g}, cosine to {optim.min_lr:g}"
+    )
+
+
+def _group(group: dict[str, Any]) -> str:
+    count = sum(p.numel() for p in group["params"])
+    scale = f", learning rate x {group['lr_scale']:g}" if group["lr_scale"] != 1 else ""
+    return f"{len(group['params'])} tensors, {count:,} parameters, weight decay {group['weight_decay']:g}{scale}"

@@ -1,0 +1,80 @@
+"""One optimisation step: a global batch in, new weights out, nothing read back from the device."""
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gab.augment import Augment, mixed_cross_entropy
+from gab.models.stochastic import Keys
+from gab.random import hash_key
+from gab.training.processes import Processes
+from gab.training.state import TrainState
+
+
+class TrainStep:
+    """The arithmetic of a step; all randomness comes from (seed, epoch, step, sample index)."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        network: nn.Module,
+        augment: Augment,
+        keys: Keys,
+        processes: Processes,
+        *,
+        seed: int,
+        bf16: bool,
+        micro_batch: int | None,
+        clip_grad: float | None,
+        label_smoothing: float,
+    ):
+        self.state, self.network, self.augment, self.keys, self.processes = state, network, augment, keys, processes
+        self.seed, self.bf16, self.micro_batch = seed, bf16, micro_batch
+        self.clip_grad, self.label_smoothing = clip_grad, label_smoothing
+
+    def __call__(self, batch: Any, *, epoch: int, lr: float) -> Tensor:
+        """Train on this process's share of a global batch; returns its mean loss () on the device, not yet read."""
+        state, count = self.state, len(batch.labels)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        micro = self.micro_batch or count
+        loss = torch.zeros((), device=self.processes.device)
+        for number, start in enumerate(range(0, count, micro)):
+            part = slice(start, start + micro)
+            with self._synchronised(last=start + micro >= count):
+                share = self._loss(batch, part, epoch=epoch, number=number) * (micro / count)
+                share.backward()
+            loss += share.detach()
+        if self.clip_grad:
+            nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        if state.ema:
+            state.ema.update(state.model, state.step)
+        return loss
+
+    def _loss(self, batch: Any, part: slice, *, epoch: int, number: int) -> Tensor:
+        step, rank = self.state.step, self.processes.rank
+        self.keys.set(epoch, step, batch.indices[part])
+        torch.manual_seed(hash_key("dropout", self.seed, step, rank, number))  # of element-wise dropout
+        images, targets = self.augment(
+            batch.images[part],
+            batch.labels[part],
+            batch.indices[part],
+            epoch=epoch,
+            step=step,
+            first=rank * len(batch.labels) + part.start,
+        )
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.network(images)
+        return mixed_cross_entropy(logits, targets, self.label_smoothing)
+
+    def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients are averaged over processes once a step, with the last micro-batch."""
+        if last or not isinstance(self.network, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.network.no_sync()

@@ -1,0 +1,171 @@
+"""Train a network: `python train.py model=vit_b16_gab data=imagenet`. Every setting is a file or a line in conf/."""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+import data
+from conf.checks import check, fill_in
+from conf.errors import refuse_unknown, sentences
+from conf.schema import Config, plain, typed
+from gab.models import build, variant
+from gab.tracking import figures, provenance
+from gab.tracking.observer import Observer
+from gab.tracking.record import read
+from gab.training import checkpoint
+from gab.training.digest import weights_digest
+from gab.training.dry import report
+from gab.training.processes import Processes, choose_device, cores_per_process, count_processes, launch
+from gab.training.profile import profiled
+from gab.training.run_folder import open_folder, run_name
+from gab.training.schedule import effective_lr
+from gab.training.trainer import Trainer
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    """The command line; what a user can get wrong ends in one sentence."""
+    with sentences():
+        run(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Refuse what cannot work, then train in as many processes as the config wants."""
+    refuse_unknown(plain(cfg))
+    device = choose_device(cfg.run.device)
+    processes = count_processes(cfg.run.processes, device)
+    fill_in(cfg, device)
+    config: Config = typed(cfg)
+    check(config, processes)
+    info = data.inspect(config.data)
+    if config.run.dry:
+        model = network(config, len(info.classes))
+        print(report(config, model, variant=variant(config.model), train_images=info.train, processes=processes))
+        return
+    container = plain(cfg)
+    folder = Path(config.run.dir) / (config.run.name or run_name(container, variant(config.model)))
+    open_folder(folder, container)
+    if not finished(folder):
+        launch(train, (config, container, folder), count=processes, device=device)
+
+
+def finished(folder: Path) -> bool:
+    """Whether the run has come to its end; if so, says it."""
+    record = folder / "record.jsonl"
+    rows = read(record) if record.is_file() else []
+    if not rows or rows[-1]["kind"] != "end":
+        return False
+    print(f"{folder} is finished: top-1 {rows[-1]['top1']:.2f} %. For another run, change the config or run.name.")
+    return True
+
+
+def network(config: Config, num_classes: int) -> nn.Module:
+    """The initialised model of the run."""
+    return build(config.model, image_size=config.data.image_size, num_classes=num_classes, seed=config.seed)
+
+
+def train(processes: Processes, config: Config, container: dict[str, Any], folder: Path) -> None:
+    """What each process of the run does."""
+    torch.use_deterministic_algorithms(config.run.deterministic)
+    if processes.first:
+        data.prepare(config.data)
+    processes.barrier()
+    share: dict[str, int] = {
+        "rank": processes.rank,
+        "processes": processes.count,
+        "workers": config.run.workers or cores_per_process(processes.local_count),
+    }
+    batches = data.open_train(config.data, config.data.crop, batch_size=config.train.batch_size, seed=config.seed, **share)
+    evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, **share)
+    model = network(config, len(batches.classes))
+    weights = weights_digest(model)
+    trainer = Trainer(
+        config, container, model=model, train=batches, evaluation=evaluation, processes=processes, folder=folder
+    )
+    last = folder / "checkpoints" / "last.pt"
+    stored = checkpoint.load(last, processes.device) if last.is_file() else None
+    if stored:
+        trainer.resume(stored)
+    observer = Observer(
+        folder,
+        config.tracking,
+        container,
+        variant=variant(config.model),
+        seed=config.seed,
+        epochs=config.train.epochs,
+        steps_per_epoch=trainer.steps_per_epoch,
+        step=trainer.state.step,
+        position=stored["record"] if stored else 0,
+        active=processes.first,
+    )
+    failed = True
+    try:
+        introduce(observer, trainer, config, folder, weights)
+        with profiled(folder if config.run.profile and processes.first else None):
+            scores = trainer.fit(observer)
+        failed = False
+    finally:
+        batches.close()
+        evaluation.close()
+        observer.close(exit_code=int(failed))
+    if processes.first:
+        drawn = figures.draw(read(folder / "record.jsonl"), folder / "figures")
+        print(summary(folder, scores, drawn))
+
+
+def introduce(observer: Observer, trainer: Trainer, config: Config, folder: Path, weights: dict[str, str]) -> None:
+    """Say what is trained and on what; the first start of a run writes it into the record too."""
+    state, batches, evaluation = trainer.state, trainer.train_batches, trainer.evaluation
+    origin = provenance.save(folder) if trainer.processes.first else {}
+    parameters = sum(p.numel() for p in state.model.parameters())
+    lr = effective_lr(config.optim, config.train.batch_size)
+    observer.say(
+        f"{folder}: {variant(config.model)}, {parameters:,} parameters, {trainer.macs / 1e9:.2f} G MACs per image"
+    )
+    observer.say(f"training:   {batches.describe()}")
+    observer.say(f"evaluation: {evaluation.describe()}")
+    observer.say(
+        f"{config.train.epochs} epochs of {trainer.steps_per_epoch} steps, batch {config.train.batch_size}, "
+        f"learning rate {lr:g}, {config.train.precision}, {trainer.processes.count} x {trainer.processes.device.type}"
+    )
+    for part in config.augment.missing:
+        observer.say(f"not built in yet, so this run trains without it: {part}")
+    if state.step:
+        observer.say(f"continues the run at epoch {state.step / trainer.steps_per_epoch:g}, step {state.step}")
+        return
+    observer.write(
+        "start",
+        epoch=0,
+        step=0,
+        variant=variant(config.model),
+        seed=config.seed,
+        parameters=parameters,
+        macs=trainer.macs,
+        classes=len(batches.classes),
+        train_images=batches.num_samples,
+        eval_images=evaluation.num_samples,
+        processes=trainer.processes.count,
+        device=str(trainer.processes.device.type),
+        precision=config.train.precision,
+        effective_lr=lr,
+        commit=origin.get("commit"),
+        weights=weights,
+        **trainer.gaussian_values(),
+    )
+
+
+def summary(folder: Path, scores: dict[str, float], drawn: list[Path]) -> str:
+    """The last words: the headline is that of the last epoch."""
+    ema = f" (EMA {scores['top1_ema']:.2f} %)" if "top1_ema" in scores else ""
+    lines = [f"top-1 {scores['top1']:.2f} %{ema} after the last epoch; everything is in {folder}"]
+    lines += [f"figure: {path}" for path in drawn if path.suffix == ".png"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    with sentences():
+        main()
