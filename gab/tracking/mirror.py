@@ -149,7 +149,7 @@ class Mirror:
             return f"W&B has nothing of this run; {self._folder / 'record.jsonl'} is whole."
         if self._session.uploaded:
             return f"W&B: {self._session.url}.{lost}"
-        pattern = folders[-1].parent / f"*run-*-{self.id}"  # all starts of this run, whether offline or online
+        pattern = folders[-1].parent / f"*run-*-{self.id}*"  # all starts of this run, offline and online
         online = "--include-online " if any(folder.name.startswith("run-") for folder in folders) else ""
         return f"W&B: kept in {folders[-1].parent}; upload with `wandb sync {online}{pattern}`.{lost}"
 

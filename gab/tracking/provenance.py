@@ -18,7 +18,7 @@ FILE, DIFF = "provenance.json", "uncommitted.diff"
 
 
 def save(folder: Path) -> dict[str, Any]:
-    """Adds this start to `provenance.json` in `folder`, a list with an entry per start of the run, and returns the entry.
+    """Adds this start to `provenance.json` in `folder`, a list with one entry per start, and returns the new one.
 
     Uncommitted changes go to `uncommitted.diff` beside it (`uncommitted_2.diff` for the second start, and so on); the
     entry names the file. Call it in the process that trains, as it asks CUDA for its devices.

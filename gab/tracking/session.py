@@ -92,7 +92,7 @@ class Session:
             self.uploaded = self.url is not None
         except Exception as error:
             self._warn(f"W&B did not finish ({_sentence(error)}).")
-            _teardown()
+        _teardown()  # waits for the end of wandb-core: `finish` returns before its file is written
 
     def abandon(self) -> None:
         """Ends a wandb-core that hangs (from another thread): whoever waits for it gets an error."""
