@@ -66,14 +66,21 @@ def settings(data: DataConfig, split: str) -> dict[str, Any]:
 
 
 def write_command(data: DataConfig, split: str) -> str:
-    """The command that makes the file, with the settings that are not the schema's own or differ from files there."""
-    usual = settings(DataConfig(name=data.name, root=data.root), split)
+    """The command that makes the file of `split`, and that of the other split if it is missing too.
+
+    It names the settings that are not the schema's own, or all of them where files with others lie.
+    """
+    other = "val" if split == "train" else "train"
+    splits = [split] if beton(data, other).exists() else ["train", "val"]
     keys = {"size": "data.image_size", "crop": "data.eval_crop", "interpolation": "data.eval_interpolation"}
     parts = [f"data={data.name}", f"data.root={data.root}"]
-    for key, value in settings(data, split).items():
-        if value != usual.get(key) or _other_files(data, split):
-            parts.append(f"{keys.get(key, f'data.write.{key}')}={value}")
-    return shlex.join(["python", "scripts/write_beton.py", *parts, "--split", split])
+    for one in splits:
+        usual = settings(DataConfig(name=data.name, root=data.root), one)
+        for key, value in settings(data, one).items():
+            if value != usual.get(key) or _other_files(data, one):
+                parts.append(f"{keys.get(key, f'data.write.{key}')}={value}")
+    choice = ["--split", split] if len(splits) == 1 else []
+    return shlex.join(["python", "scripts/write_beton.py", *parts, *choice])
 
 
 def sidecar_path(path: Path) -> Path:

@@ -246,6 +246,16 @@ def test_check_names_what_is_wrong(own_photos: DataConfig, damage, sentence: str
         files.check(path, own_photos, "val")
 
 
+def test_a_missing_file_names_the_shortest_command_that_makes_it(own_photos: DataConfig) -> None:
+    usual = replace(own_photos, image_size=224)
+    command = f"python scripts/write_beton.py data=folder data.root={own_photos.root}"
+    with pytest.raises(DataError, match=f"make it: {command}$"):
+        files.check(files.train_beton(usual), usual, "train")
+    write_split(own_photos, "train")
+    with pytest.raises(DataError, match=f"make it: {command} data.image_size=64 --split val$"):
+        files.check(files.val_beton(own_photos), own_photos, "val")
+
+
 def test_another_transform_is_refused_with_the_command_that_makes_it(own_photos: DataConfig) -> None:
     write_split(own_photos, "val")
     other = replace(own_photos, eval_crop=0.875)
