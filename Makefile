@@ -2,7 +2,7 @@
 .PHONY: help setup demo test lint lock
 
 RUN := .venv/bin/python
-# One torch thread for each of the two test processes: faster on two cores than one process with two threads.
+# One torch thread in each test process: otherwise the processes fight for the cores.
 TEST_PROCESSES ?= 2
 ARGS ?=
 
