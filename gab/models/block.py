@@ -1,12 +1,11 @@
 """Self-attention with its sockets, and the pre-norm transformer block."""
 
-from collections.abc import Sequence
-
 import torch
 from timm.layers import LayerScale, Mlp, use_fused_attn
 from torch import Tensor, nn
 
 from gab.attention import biased_attention
+from gab.models.gaussian import Grid
 from gab.models.stochastic import DropPath
 
 EPS = 1e-6  # of all LayerNorms in vision transformers
@@ -58,7 +57,7 @@ class Attention(nn.Module):
         x = biased_attention(q, k, v, self.get_bias(q.dtype), dropout=self.attn_drop, backend=backend)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, dim)))
 
-    def set_grid(self, grid: Sequence[int]) -> None:
+    def set_grid(self, grid: Grid) -> None:
         """Moves every bias to another token grid."""
         for name in self.bias_names:
             getattr(self, name).set_grid(grid)

@@ -66,4 +66,4 @@ def _create(config: TimmConfig, image_size: int, options: dict) -> nn.Module:
     cfg = timm.get_pretrained_cfg(config.name)
     if cfg is not None and cfg.fixed_input_size:
         options = {"img_size": image_size, **options}
-    return timm.create_model(config.name, pretrained=config.pretrained, **options)
+    return timm.create_model(config.name, pretrained=bool(config.pretrained), **options)

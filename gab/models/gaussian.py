@@ -1,7 +1,6 @@
 """The Gaussian attention bias (GAB)."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +46,7 @@ class Gaussian(nn.Module):
     def __init__(self, config: GaussianConfig, grid: Grid, num_heads: int, prefix_tokens: int = 0):
         super().__init__()
         pairs = num_heads if config.per_head else 1
-        self.grid = tuple(grid)
+        self.grid = grid
         self.prefix_tokens = prefix_tokens
         self.start = (float(config.amplitude), start_sigma(config.sigma, self.grid))
         self.amplitude = nn.Parameter(torch.empty(pairs))
@@ -71,18 +70,17 @@ class Gaussian(nn.Module):
             bias = F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0))
         return bias.unsqueeze(0)
 
-    def set_grid(self, grid: Sequence[int]) -> None:
+    def set_grid(self, grid: Grid) -> None:
         """Moves to another token grid: σ keeps its extent on the image, so it is multiplied by new / old side.
 
         For a grid of another shape the factor is the geometric mean of both axes'. A stays as it is.
         """
-        new = (grid[0], grid[1])
-        if new == self.grid:
+        if grid == self.grid:
             return
         with torch.no_grad():
-            self.sigma.mul_(sigma_factor(self.grid, new))
-        self.grid = new
-        self.sq_distance = squared_distances(new).to(self.sq_distance.device)
+            self.sigma.mul_(sigma_factor(self.grid, grid))
+        self.grid = grid
+        self.sq_distance = squared_distances(grid).to(self.sq_distance.device)
 
     def extra_repr(self) -> str:
         return f"grid={self.grid}, pairs={self.sigma.numel()}, prefix_tokens={self.prefix_tokens}"

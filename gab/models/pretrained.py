@@ -2,10 +2,11 @@
 
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from timm.models.swin_transformer import checkpoint_filter_fn as timm_swin_filter
-from torch import Tensor, nn
+from torch import Tensor
 
 from gab.models.gaussian import Gaussian, Grid, sigma_factor
 from gab.models.relative import RelPosBias
+from gab.models.swin import SwinTransformer
 from gab.models.vit import VisionTransformer
 
 Weights = dict[str, Tensor]
@@ -42,7 +43,7 @@ def vit_filter(weights: Weights, model: VisionTransformer) -> Weights:
     return weights
 
 
-def swin_filter(weights: Weights, model: nn.Module) -> Weights:
+def swin_filter(weights: Weights, model: SwinTransformer) -> Weights:
     """Like `vit_filter` for Swin; the window of the checkpoint follows from the size of its tables."""
     tables = {name: value.shape[0] for name, value in weights.items() if name.endswith("relative_position_bias_table")}
     filtered = timm_swin_filter(weights, model)

@@ -1,6 +1,5 @@
 """Learned relative position biases: a small MLP of log offsets, or a table (timm's RelPosMlp and RelPosBias)."""
 
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -57,12 +56,12 @@ class RelPosMlp(nn.Module):
         super().__init__()
         self.prefix_tokens = prefix_tokens
         self.mlp = Mlp(2, hidden_dim, num_heads, act_layer=nn.ReLU)
-        self.mlp.drop1 = BiasDropout(0.125)
+        self.mlp.drop1 = BiasDropout(0.125)  # type: ignore[assignment]  # typed nn.Dropout
         self._set_buffers(grid)
 
     def _set_buffers(self, grid: Grid) -> None:
         device = self.mlp.fc1.weight.device
-        self.grid = tuple(grid)
+        self.grid = grid
         self.register_buffer("index", relative_position_index(self.grid).to(device), persistent=False)
         self.register_buffer("log_offsets", log_offsets(self.grid).to(self.mlp.fc1.weight), persistent=False)
 
@@ -71,9 +70,9 @@ class RelPosMlp(nn.Module):
         bias = gather_bias(self.mlp(self.log_offsets).flatten(0, 1), self.index)
         return F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0)) if self.prefix_tokens else bias
 
-    def set_grid(self, grid: Sequence[int]) -> None:
+    def set_grid(self, grid: Grid) -> None:
         """Moves to another token grid; the MLP, a function of offsets, is evaluated at the new ones."""
-        self._set_buffers((grid[0], grid[1]))
+        self._set_buffers(grid)
 
 
 class RelPosBias(nn.Module):
@@ -90,7 +89,7 @@ class RelPosBias(nn.Module):
 
     def _set_index(self, grid: Grid, device: torch.device) -> int:
         """Sets the buffer and returns the number of rows of the table."""
-        self.grid = tuple(grid)
+        self.grid = grid
         offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
         index = relative_position_index(self.grid)
         if self.prefix_tokens:
@@ -102,13 +101,13 @@ class RelPosBias(nn.Module):
         """The bias, (1, H, N, N)."""
         return gather_bias(self.relative_position_bias_table, self.index)
 
-    def set_grid(self, grid: Sequence[int]) -> None:
+    def set_grid(self, grid: Grid) -> None:
         """Moves to another token grid; the table is interpolated by timm's rule."""
-        old, new = self.grid, (grid[0], grid[1])
-        if new == old:
+        old = self.grid
+        if grid == old:
             return
         table = self.relative_position_bias_table
-        rows = self._set_index(new, table.device)
+        rows = self._set_index(grid, table.device)
         with torch.no_grad():
-            resized = resize_rel_pos_bias_table(table, new, (rows, self.num_heads), old_window_size=old)
+            resized = resize_rel_pos_bias_table(table, grid, (rows, self.num_heads), old_window_size=old)
         self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)

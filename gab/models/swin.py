@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import timm.models
 import torch
 from timm.layers import to_2tuple
+from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer import WindowAttention as TimmWindowAttention
 from torch import Tensor
 
 from gab.attention import biased_attention
 from gab.config import SwinConfig
 from gab.errors import UserError
-from gab.models.gaussian import Gaussian
+from gab.models.gaussian import Gaussian, Grid
 from gab.models.init import initialise
 from gab.models.protocol import undecayed
 from gab.models.relative import gather_bias
@@ -23,7 +24,10 @@ class WindowAttention(TimmWindowAttention):
     How the paper treats shifted windows is not published; here the Gaussian is added before their mask.
     """
 
-    def __init__(self, dim: int, num_heads: int, window_size: tuple[int, int], gaussian: Gaussian | None):
+    relative_position_index: Tensor
+    gaussian: Gaussian | None
+
+    def __init__(self, dim: int, num_heads: int, window_size: Grid, gaussian: Gaussian | None):
         super().__init__(dim, num_heads, window_size=window_size)
         self.gaussian = gaussian
 
@@ -45,7 +49,7 @@ class WindowAttention(TimmWindowAttention):
         x = biased_attention(q, k, v, bias, dropout=self.attn_drop, backend=backend)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(windows, tokens, dim)))
 
-    def set_window_size(self, window_size: Sequence[int]) -> None:
+    def set_window_size(self, window_size: Grid) -> None:
         """Moves to another window: the table is interpolated, sigma rescaled."""
         super().set_window_size(window_size)
         if self.gaussian is not None:
@@ -115,8 +119,8 @@ class SwinTransformer(timm.models.SwinTransformer):
             drop_rate=cfg.drop_rate,
             drop_path_rate=cfg.drop_path_rate,
         )
-        for stage in self.layers:
-            for block in stage.blocks:
+        for block in self.modules():
+            if isinstance(block, SwinTransformerBlock):
                 heads, window = block.attn.num_heads, block.attn.window_size
                 gaussian = Gaussian(cfg.gaussian, window, heads) if cfg.gab else None
                 block.attn = WindowAttention(block.attn.dim, heads, window, gaussian)

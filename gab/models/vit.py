@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import PatchEmbed, calculate_drop_path_rates, to_2tuple
+from timm.layers import PatchEmbed, to_2tuple
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
@@ -82,6 +82,8 @@ class VisionTransformer(nn.Module):
         UserError: a configuration that cannot be built.
     """
 
+    pretrained_cfg: dict[str, Any]  # set by timm, when timm builds the network
+
     def __init__(
         self,
         cfg: ViTConfig,
@@ -95,9 +97,8 @@ class VisionTransformer(nn.Module):
         size = to_2tuple(img_size)
         check(cfg, size)
         dim = cfg.embed_dim
-        self.num_classes = num_classes
         self.in_chans = in_chans
-        self.global_pool = cfg.pool if global_pool is None else global_pool
+        self.global_pool = cfg.pool
         self.num_features = self.head_hidden_size = self.embed_dim = dim
         self.num_prefix_tokens = int(cfg.class_token)
         self.grad_checkpointing = cfg.grad_checkpointing
@@ -108,7 +109,7 @@ class VisionTransformer(nn.Module):
         self.position_kind = cfg.position
         self.pos_embed = position_embedding(cfg.position, grid, dim, self.num_prefix_tokens)
         self.join = AddOnce()
-        rates = calculate_drop_path_rates(cfg.drop_path_rate, cfg.depth)
+        rates = [cfg.drop_path_rate * i / max(cfg.depth - 1, 1) for i in range(cfg.depth)]
         self.blocks = nn.ModuleList(make_block(cfg, grid, self.num_prefix_tokens, rate) for rate in rates)
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": dim, "reduction": cfg.patch_size} for i in range(cfg.depth)
@@ -117,7 +118,7 @@ class VisionTransformer(nn.Module):
         self.norm = nn.Identity() if pooled_norm else nn.LayerNorm(dim, eps=EPS)
         self.fc_norm = nn.LayerNorm(dim, eps=EPS) if pooled_norm else nn.Identity()
         self.head_drop = nn.Dropout(cfg.drop_rate)
-        self.head = nn.Linear(dim, num_classes) if num_classes > 0 else nn.Identity()
+        self.reset_classifier(num_classes, global_pool)
         self.init_scheme = cfg.init
         initialise(self, self.init_scheme, seed)
 
@@ -170,7 +171,7 @@ class VisionTransformer(nn.Module):
         if output_fmt not in ("NCHW", "NLC"):
             raise UserError(f"output_fmt is {output_fmt!r}; choose NCHW or NLC.")
         wanted, last = feature_take_indices(len(self.blocks), indices)
-        height, width = self.patch_embed.dynamic_feat_size(x.shape[-2:])
+        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
         x = self.embed(x)
         taken = []
         for i, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
@@ -206,8 +207,9 @@ class VisionTransformer(nn.Module):
         self.patch_embed.set_input_size(img_size if img_size is None else to_2tuple(img_size), patch_size)
         new = self.patch_embed.grid_size
         self.pos_embed = resize_position(self.position_kind, self.pos_embed, old, new, self.num_prefix_tokens)
-        for block in self.blocks:
-            block.attn.set_grid(new)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.set_grid(new)
         update_model_input_size(self, self.patch_embed.img_size, patch_size=patch_size)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

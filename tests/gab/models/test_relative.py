@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import timm.layers
+import torch
+
+from gab.models.relative import RelPosBias, RelPosMlp, log_offsets
+
+
+def test_log_offsets_of_the_sheet():
+    table = log_offsets((14, 14))
+    assert table.shape == (27, 27, 2)
+    assert table[26, 0, 0].item() == pytest.approx(2.6390573)
+    assert table[0, 12, 1].item() == pytest.approx(-0.6931472)
+    assert table[13, 13].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (3, 5)])
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize(("ours", "theirs"), [(RelPosMlp, timm.layers.RelPosMlp), (RelPosBias, timm.layers.RelPosBias)])
+def test_values_and_gradients_are_timms(ours, theirs, grid, prefix):
+    a, b = ours(grid, 3, prefix).eval(), theirs(grid, 3, prefix_tokens=prefix).eval()
+    assert a.load_state_dict(b.state_dict())
+    upstream = torch.randn_like(a())
+    assert torch.equal(a(), b.get_bias())
+    (a() * upstream).sum().backward()
+    (b.get_bias() * upstream).sum().backward()
+    for mine, other in zip(a.parameters(), b.parameters(), strict=True):
+        assert torch.allclose(mine.grad, other.grad, atol=1e-5)
+
+
+def test_hidden_dropout_in_training():
+    part = RelPosMlp((4, 4), 2)
+    assert part.mlp.drop1.p == 0.125
+    assert not torch.equal(part(), part())
+    assert torch.equal(part.eval()(), part())
+
+
+def test_mlp_on_another_grid_keeps_its_function():
+    part = RelPosMlp((4, 4), 2).eval()
+    near = part().view(2, 4, 4, 4, 4)[:, 0, 0, 1, 1]
+    part.set_grid((6, 6))
+    assert part().shape == (1, 2, 36, 36)
+    assert torch.allclose(part().view(2, 6, 6, 6, 6)[:, 0, 0, 1, 1], near)
+
+
+def test_table_is_interpolated():
+    part = RelPosBias((4, 4), 2)
+    with torch.no_grad():
+        part.relative_position_bias_table.copy_(log_offsets((4, 4)).flatten(0, 1))
+    part.set_grid((7, 7))
+    assert part.relative_position_bias_table.shape == (169, 2)
+    assert part().shape == (1, 2, 49, 49)
+    centre = part.relative_position_bias_table.view(13, 13, 2)
+    assert centre[6, 6].abs().max() < 1e-5
+    assert centre[12, 0].tolist() == pytest.approx([math.log(4), -math.log(4)], abs=1e-4)
+
+
+def test_gradients_repeat_bit_for_bit_on_two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        part = RelPosBias((14, 14), 3)
+        upstream = torch.randn(1, 3, 196, 196)
+        seen = set()
+        for _ in range(40):
+            part.zero_grad()
+            (part() * upstream).sum().backward()
+            seen.add(part.relative_position_bias_table.grad.numpy().tobytes())
+    finally:
+        torch.set_num_threads(threads)
+    assert len(seen) == 1
