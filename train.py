@@ -79,7 +79,7 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
         "processes": processes.count,
         "workers": config.run.workers or cores_per_process(processes.local_count),
     }
-    batches = data.open_train(config.data, config.data.crop, batch_size=config.train.batch_size, seed=config.seed, **share)
+    batches = data.open_train(config.data, batch_size=config.train.batch_size, seed=config.seed, **share)
     evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, **share)
     model = network(config, len(batches.classes))
     weights = weights_digest(model)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-from data.config import CropConfig, DataConfig
+from data.config import DataConfig
 from data.decoded import Decoded
 from data.errors import DataError
 from data.order import check_crop, digest, epoch_order, process_shard, process_share
@@ -109,17 +109,10 @@ class EvalBatches:
 
 
 def open_train(
-    data: DataConfig,
-    crop: CropConfig,
-    *,
-    batch_size: int,
-    seed: int,
-    rank: int = 0,
-    processes: int = 1,
-    workers: int = 2,
+    data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, processes: int = 1, workers: int = 2
 ) -> TrainBatches:
     """Training batches; `batch_size` is global. Raises DataError for settings or files that cannot be used."""
-    check_crop(crop)
+    check_crop(data.crop)
     check_loader(data)
     if batch_size < 1 or batch_size % processes:
         raise DataError(f"A global batch of {batch_size} cannot be shared by {processes} processes; set a multiple.")
@@ -128,11 +121,11 @@ def open_train(
     if data.loader == "ffcv":
         path, sidecar = ready(data, "train")
         with ffcv_loader() as ffcv:
-            decoder = ffcv.BetonTrain(path, sidecar, data, crop, share, workers)
+            decoder = ffcv.BetonTrain(path, sidecar, data, data.crop, share, workers)
     else:
         from data.torch_loader import SourceTrain
 
-        decoder = SourceTrain(open_source(data, "train"), data, crop, share, workers)
+        decoder = SourceTrain(open_source(data, "train"), data, data.crop, share, workers)
     return TrainBatches(decoder, batch_size, seed, rank, processes)
 
 

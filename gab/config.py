@@ -78,7 +78,7 @@ class TimmConfig(ModelConfig):
     network: str = "timm"
     base: str = "${.name}"
     name: str = MISSING
-    pretrained: bool = False
+    pretrained: bool | None = None  # null: no in training, yes in evaluation
     kwargs: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
 
 

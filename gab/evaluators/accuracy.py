@@ -22,8 +22,9 @@ class Predictions(NamedTuple):
     top5: np.ndarray  # (n, 5) int64, best first; fewer columns where there are fewer classes
     log_loss: np.ndarray  # (n,) float32, natural logarithm
 
-    def save(self, path: Path) -> None:
-        np.savez(path, **self._asdict())
+    def save(self, path: Path, names: list[str]) -> None:
+        """Write the columns to `path` (.npz); `image` (n,) holds the names of the files."""
+        np.savez_compressed(path, **(self._asdict() | {"image": np.array(names)[self.image]}))
 
 
 @dataclass(frozen=True)

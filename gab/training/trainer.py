@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,8 +31,17 @@ class TrainBatches(Protocol):
     """What the trainer needs of the data wing: (images, labels, indices, digest) of any epoch, from any step."""
 
     steps_per_epoch: int
+    classes: list[str]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]: ...
+
+
+class EvalBatches(Protocol):
+    """Batches of the evaluation split: this process's share, every image once."""
+
+    names: list[str]
+
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 class Observer(Protocol):
@@ -60,7 +69,7 @@ class Trainer:
         *,
         model: nn.Module,
         train: TrainBatches,
-        evaluation: Iterable[Any],
+        evaluation: EvalBatches,
         processes: Processes,
         folder: Path,
     ):
@@ -167,7 +176,7 @@ class Trainer:
             averaged = score(self.predictions(self.state.ema.module, bf16))
             scores |= {"top1_ema": averaged.top1, "top5_ema": averaged.top5, "loss_ema": averaged.log_loss}
         if final and self.processes.first:
-            predictions.save(self.folder / "predictions.npz")
+            predictions.save(self.folder / "predictions.npz", self.evaluation.names)
         if raw.top1 > self.state.best_top1:
             self.state.best_top1 = raw.top1
             self.save("best")
@@ -213,11 +222,11 @@ class Trainer:
         )
 
     def gaussian_values(self) -> dict[str, list[Any]]:
-        """|sigma| (patches) and |A| of every layer, in network order: a number, or one per head."""
+        """|sigma| (patches) and A of every layer, in network order: a number, or one per head."""
         layers = list(gaussians(self.state.model).values())
         if not layers:
             return {}
-        read = iter(torch.cat([torch.cat([g.sigma, g.amplitude]) for g in layers]).detach().abs().tolist())
+        read = iter(torch.cat([torch.cat([g.sigma.abs(), g.amplitude]) for g in layers]).tolist())
         sigma, amplitude = [], []
         for count in (len(g.sigma) for g in layers):
             for values in (sigma, amplitude):
@@ -237,6 +246,7 @@ class Trainer:
                 {
                     **self.state.state_dict(),
                     "config": self.container,
+                    "classes": self.train_batches.classes,
                     "seconds": self.seconds,
                     "record": self.observer.position(),
                 },

@@ -1,0 +1,185 @@
+"""Evaluate a checkpoint or a published model: `python eval.py checkpoint=runs/NAME/checkpoints/last.pt`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+import data
+from conf.errors import refuse_unknown, sentences
+from conf.schema import EvaluateConfig, data_from, model_from, plain, typed
+from data.config import DataConfig
+from gab.augment import normalize
+from gab.config import ModelConfig, TimmConfig
+from gab.errors import UserError
+from gab.evaluators import Scores, predict, score, write_per_class
+from gab.models import build, variant
+from gab.training import checkpoint
+from gab.training.processes import Processes, choose_device, cores_per_process, count_processes, launch
+from gab.training.state import load_weights
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="eval")
+def main(cfg: DictConfig) -> None:
+    """The command line; what a user can get wrong ends in one sentence."""
+    with sentences():
+        run(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Refuse what cannot work, then evaluate in as many processes as the config wants."""
+    refuse_unknown(plain(cfg))
+    config: EvaluateConfig = typed(cfg)
+    if (config.checkpoint is None) == (config.model is None):
+        raise UserError("give either checkpoint=FILE, or model=timm model.name=NAME for published weights")
+    for key, value, known in (
+        ("eval.weights", config.eval.weights, ("raw", "ema", "both")),
+        ("eval.precision", config.eval.precision, ("fp32", "bf16")),
+    ):
+        if value not in known:
+            raise UserError(f"{key}={value} is unknown: choose one of {', '.join(known)}")
+    stored = checkpoint.load(Path(config.checkpoint)) if config.checkpoint else None
+    if config.data is None:
+        if stored is None:
+            raise UserError("say on which images: add data=NAME (a file of conf/data)")
+        config.data = data_from(stored["config"]["data"])
+    device = choose_device(config.run.device)
+    launch(evaluate, (config,), count=count_processes(config.run.processes, device), device=device)
+
+
+def evaluate(processes: Processes, config: EvaluateConfig) -> None:
+    """What each process of the evaluation does."""
+    assert config.data is not None
+    if processes.first:
+        data.prepare(config.data)
+    processes.barrier()
+    batches = data.open_eval(
+        config.data,
+        batch_size=config.run.eval_batch,
+        rank=processes.rank,
+        processes=processes.count,
+        workers=config.run.workers or cores_per_process(processes.local_count),
+        split=config.eval.split,
+    )
+    name, models = networks(config, config.data, batches.classes)
+    folder = Path(config.eval.out) if config.eval.out else default_folder(config, name)
+    mean, std = (torch.tensor(v, device=processes.device) for v in (config.data.mean, config.data.std))
+
+    def prepare(images: Tensor) -> Tensor:
+        return normalize(images, mean, std)
+
+    rows = {}
+    for weights, model in models.items():
+        model.to(processes.device, memory_format=torch.channels_last)
+        predictions = predict(model, batches, prepare, processes, bf16=config.eval.precision == "bf16")
+        rows[weights] = score(predictions)
+        if processes.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            suffix = "" if weights == "raw" else f"_{weights}"
+            predictions.save(folder / f"predictions{suffix}.npz", batches.names)
+            write_per_class(predictions, batches.classes, folder / f"per_class{suffix}.csv")
+    batches.close()
+    if processes.first:
+        report(config, name, rows, folder)
+
+
+def networks(config: EvaluateConfig, data: DataConfig, classes: list[str]) -> tuple[str, dict[str, nn.Module]]:
+    """The name, and the networks to evaluate by the kind of their weights.
+
+    Raises:
+        UserError: the network knows other classes than the data set, or there are no such weights.
+    """
+    if config.checkpoint is None:
+        assert config.model is not None
+        return variant(config.model), {"raw": published(config.model, data, classes)}
+    stored = checkpoint.load(Path(config.checkpoint))
+    if stored["classes"] != classes:
+        raise UserError(
+            f"{config.checkpoint} tells {len(stored['classes'])} classes apart ({', '.join(stored['classes'][:3])} …), "
+            f"but data={data.name} has {len(classes)} ({', '.join(classes[:3])} …): evaluate it on data of its classes"
+        )
+    kinds = {"raw": "model", "ema": "ema"}
+    wanted = [k for k in kinds if config.eval.weights in (k, "both") and stored[kinds[k]] is not None]
+    if not wanted:
+        raise UserError(f"{config.checkpoint} holds no averaged weights: take eval.weights=raw")
+    return variant(model_from(stored["config"]["model"])), {
+        k: restore(stored, kinds[k], data.image_size) for k in wanted
+    }
+
+
+def published(model: ModelConfig, data: DataConfig, classes: list[str]) -> nn.Module:
+    """A network of timm's registry with its published weights."""
+    if not isinstance(model, TimmConfig):
+        raise UserError(
+            f"model={model.base} has no weights of its own: give checkpoint=FILE, or model=timm model.name=NAME"
+        )
+    if model.pretrained is None:
+        model.pretrained = True
+    network = build(model, image_size=data.image_size, num_classes=len(classes), seed=0)
+    cfg = getattr(network, "pretrained_cfg", {})
+    if model.pretrained and cfg.get("num_classes", len(classes)) != len(classes):
+        raise UserError(
+            f"the weights of {model.name} tell {cfg['num_classes']} classes apart, but data={data.name} has "
+            f"{len(classes)}: evaluate them on data of their classes"
+        )
+    used = {"mean": data.mean, "std": data.std, "interpolation": data.eval_interpolation, "crop_pct": data.eval_crop}
+    other = [f"{k} {cfg[k]} (here {v})" for k, v in used.items() if k in cfg and _plain(cfg[k]) != _plain(v)]
+    if model.pretrained and other:
+        print(f"note: timm evaluates {model.name} with another transform: {', '.join(other)}")
+    return network
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def restore(stored: dict[str, Any], weights: str, image_size: int) -> nn.Module:
+    """A network of the checkpoint, moved to `image_size` if it was trained at another."""
+    trained = stored["config"]["data"]["image_size"]
+    model = build(model_from(stored["config"]["model"]), image_size=trained, num_classes=len(stored["classes"]), seed=0)
+    load_weights(model, stored[weights])
+    if image_size != trained:
+        if not hasattr(model, "set_input_size"):
+            raise UserError(f"this network works at {trained} pixels only: evaluate with data.image_size={trained}")
+        model.set_input_size(image_size)
+    return model
+
+
+def default_folder(config: EvaluateConfig, name: str) -> Path:
+    """`runs/NAME/eval/CHECKPOINT-DATA-SPLIT/`, or `runs/eval/MODEL-DATA-SPLIT/` for published weights."""
+    assert config.data is not None
+    what = f"{config.data.name}-{config.eval.split}-{config.data.image_size}"
+    if config.checkpoint is None:
+        return Path(config.run.dir) / "eval" / f"{name}-{what}"
+    path = Path(config.checkpoint)
+    return path.parent.parent / "eval" / f"{path.stem}-{what}"
+
+
+def report(config: EvaluateConfig, name: str, rows: dict[str, Scores], folder: Path) -> None:
+    """A table for people, the same as JSON for programs."""
+    assert config.data is not None
+    precision = config.eval.precision
+    print(f"{name} on {config.data.name} ({config.eval.split}), {config.data.image_size} px, {precision}")
+    print(f"{'weights':8} {'images':>8} {'top-1 %':>9} {'top-5 %':>9} {'log-loss':>9}")
+    for weights, s in rows.items():
+        print(f"{weights:8} {s.images:8,} {s.top1:9.3f} {s.top5:9.3f} {s.log_loss:9.5f}")
+    content = {
+        "model": name,
+        "checkpoint": config.checkpoint,
+        "data": dataclasses.asdict(config.data),
+        "split": config.eval.split,
+        "precision": precision,
+        "scores": {weights: dataclasses.asdict(s) for weights, s in rows.items()},
+    }
+    (folder / "scores.json").write_text(json.dumps(content, indent=2) + "\n")
+    print(f"predictions, per-class table and scores: {folder}")
+
+
+if __name__ == "__main__":
+    with sentences():
+        main()
