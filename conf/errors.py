@@ -27,8 +27,8 @@ def sentences() -> Iterator[None]:
 
     Hydra would catch them first and print its own; HYDRA_FULL_ERROR, unless set by the user, lets them through.
     """
-    chosen = "HYDRA_FULL_ERROR" in os.environ
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    chosen = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
     except (DataError, UserError) as error:
@@ -37,6 +37,9 @@ def sentences() -> Iterator[None]:
         if chosen:
             raise
         _exit(explain(error))
+    finally:
+        if chosen is None:
+            os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 def _exit(sentence: str) -> None:
