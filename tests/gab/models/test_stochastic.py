@@ -37,8 +37,8 @@ def test_drop_path_belongs_to_the_sample() -> None:
     whole = drawn(model, keys, indices)[0]
     parts = [drawn(model, keys, part)[0] for part in indices.split([16, 16, 24, 8])]
     assert torch.equal(whole, torch.cat(parts, dim=1))
-    again = attach_keys(Branches(), 0, CPU)  # as another process has it
-    assert torch.equal(whole, drawn(model, again, indices)[0])
+    elsewhere = Branches()  # in another process
+    assert torch.equal(whole, drawn(elsewhere, attach_keys(elsewhere, 0, CPU), indices)[0])
 
 
 def test_drop_path_differs_by_layer_epoch_and_seed() -> None:

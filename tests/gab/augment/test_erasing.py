@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from timm.data.random_erasing import RandomErasing
+
+from gab.augment.erasing import draw_boxes, erase
+
+SETTINGS = {"seed": 0, "epoch": 2, "size": 32, "prob": 0.25}
+
+
+def test_a_sample_does_not_know_its_batch() -> None:
+    indices = torch.randperm(5000)[:96]
+    images = torch.zeros(96, 3, 32, 32)
+    whole = erase(images, *draw_boxes(indices, **SETTINGS))
+    parts = [
+        erase(part, *draw_boxes(own, **SETTINGS))
+        for part, own in zip(images.split([40, 8, 48]), indices.split([40, 8, 48]))
+    ]
+    assert torch.equal(whole, torch.cat(parts))
+    assert (whole != 0).flatten(1).any(1).float().mean() > 0.1
+    for change in ({"epoch": 3}, {"seed": 1}):
+        assert not torch.equal(whole, erase(images, *draw_boxes(indices, **{**SETTINGS, **change})))
+
+
+def test_nothing_to_erase() -> None:
+    images = torch.randn(4, 3, 8, 8)
+    assert erase(images, *draw_boxes(torch.arange(4), seed=0, epoch=0, size=8, prob=0.0)) is images
+
+
+def test_only_the_box_is_noise_and_the_input_is_kept() -> None:
+    images = torch.full((3, 3, 16, 16), 7.0)
+    erased = erase(images, torch.tensor([1]), torch.tensor([[2, 9, 4, 16]]), torch.tensor([99]))
+    assert (images == 7).all()
+    changed = erased != 7
+    expected = torch.zeros_like(changed)
+    expected[1, :, 2:9, 4:16] = True
+    assert torch.equal(changed, expected)
+
+
+def test_noise_is_standard_normal() -> None:
+    keys = torch.arange(6)
+    box = torch.tensor([[0, 64, 0, 64]]).expand(6, 4)
+    noise = erase(torch.zeros(6, 3, 64, 64), torch.arange(6), box, keys)
+    for sample in noise:
+        assert stats.kstest(sample.flatten().numpy(), "norm").pvalue > 1e-3
+    correlations = np.corrcoef(noise.flatten(0, 1).flatten(1).numpy())  # of all samples and channels
+    assert np.abs(correlations - np.eye(18)).max() < 5 / 64
+
+
+@pytest.fixture(scope="module")
+def timm_boxes() -> np.ndarray:
+    """Height, width, top, left of what timm erases."""
+    import random
+
+    random.seed(0)
+    eraser = RandomErasing(probability=1.0, mode="pixel", device="cpu")
+    boxes = []
+    for _ in range(3000):
+        image = torch.full((1, 32, 32), 99.0)
+        rows, columns = torch.nonzero(eraser(image)[0] != 99, as_tuple=True)
+        boxes.append((rows.max() - rows.min() + 1, columns.max() - columns.min() + 1, rows.min(), columns.min()))
+    return np.array(boxes)
+
+
+def test_rate() -> None:
+    rows, boxes, keys = draw_boxes(torch.arange(20_000), **SETTINGS)
+    assert abs(len(rows) / 20_000 - 0.25) < 0.01
+    assert len(rows) == len(boxes) == len(keys) == len(keys.unique())
+
+
+def test_boxes_as_timm_draws_them(timm_boxes: np.ndarray) -> None:
+    _, boxes, _ = draw_boxes(torch.arange(3000), **{**SETTINGS, "prob": 1.0})
+    top, bottom, left, right = boxes.T.numpy()
+    ours = np.stack([bottom - top, right - left, top, left], axis=1)
+    for column, reference in zip(ours.T, timm_boxes.T):
+        assert stats.ks_2samp(column, reference).pvalue > 1e-3
+    areas, reference = ours[:, :2].prod(1), timm_boxes[:, :2].prod(1)
+    assert stats.ks_2samp(areas, reference).pvalue > 1e-3
+    assert (bottom <= 32).all()
+    assert (right <= 32).all()

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from timm.data.mixup import Mixup, cutmix_bbox_and_lam, mixup_target
+from timm.loss import SoftTargetCrossEntropy
+
+from gab.augment.batch import Targets, mixed_cross_entropy
+from gab.augment.mixing import Mixing, draw_mixing, mix_images
+
+BOTH = {"seed": 0, "step": 3, "size": 32, "mixup": 0.2, "cutmix": 1.0, "prob": 1.0, "switch_prob": 0.5}
+
+
+def test_a_group_does_not_know_its_neighbours() -> None:
+    whole = draw_mixing(torch.arange(16), **BOTH)
+    split = [draw_mixing(part, **BOTH) for part in torch.arange(16).split([3, 8, 5])]
+    for column, parts in zip(whole, zip(*split)):
+        assert torch.equal(column, torch.cat(parts))
+    assert not torch.equal(whole.lam, draw_mixing(torch.arange(16), **{**BOTH, "step": 4}).lam)
+    assert not torch.equal(whole.lam, draw_mixing(torch.arange(16), **{**BOTH, "seed": 1}).lam)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0])
+def test_mixup_draws_from_beta(alpha: float) -> None:
+    drawn = draw_mixing(torch.arange(20_000), **{**BOTH, "mixup": alpha, "cutmix": 0.0})
+    assert not drawn.cut.any()
+    lam = drawn.lam.double().numpy()
+    # float32 rounds what lies within 6e-8 of 1 (a U-shaped Beta has much there): compare inside, and the ends by counts
+    inside = (lam > 1e-4) & (lam < 1 - 1e-4)
+    beta = stats.beta(alpha, alpha)
+    low, high = beta.cdf([1e-4, 1 - 1e-4])
+    assert abs(inside.mean() - (high - low)) < 0.01
+    assert stats.kstest((beta.cdf(lam[inside]) - low) / (high - low), "uniform").pvalue > 1e-3
+
+
+def test_cutmix_weighs_by_the_visible_area() -> None:
+    drawn = draw_mixing(torch.arange(2000), **{**BOTH, "mixup": 0.0})
+    assert drawn.cut.all()
+    images = torch.cat([torch.ones(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)]).repeat(2000, 1, 1, 1)
+    shown = mix_images(images, drawn, group=2).mean(dim=(1, 2, 3))[::2]  # the share of the sample itself
+    torch.testing.assert_close(shown, drawn.lam)
+
+
+def test_cutmix_boxes_as_timm_draws_them() -> None:
+    """The same distribution of the weight that is left after clipping, and of where the boxes begin."""
+    drawn = draw_mixing(torch.arange(4000), **{**BOTH, "mixup": 0.0})
+    np.random.seed(0)
+    timm = Mixup(mixup_alpha=0.0, cutmix_alpha=1.0, num_classes=2)
+    reference = np.array([_timm_box(timm, 32) for _ in range(4000)])
+    assert stats.ks_2samp(drawn.lam.numpy(), reference[:, 0]).pvalue > 1e-3
+    for side, column in ((0, 1), (2, 2)):
+        assert stats.ks_2samp(drawn.box[:, side].numpy(), reference[:, column]).pvalue > 1e-3
+
+
+def _timm_box(timm: Mixup, size: int) -> tuple[float, int, int]:
+    lam, _ = timm._params_per_batch()
+    (top, _, left, _), lam = cutmix_bbox_and_lam((1, 3, size, size), lam, correct_lam=True)
+    return lam, top, left
+
+
+def test_shares_of_mixup_cutmix_and_nothing() -> None:
+    drawn = draw_mixing(torch.arange(20_000), **{**BOTH, "mixup": 1.0, "prob": 0.6, "switch_prob": 0.25})
+    untouched = drawn.lam == 1
+    assert abs(drawn.cut.float().mean() - 0.6 * 0.25) < 0.01
+    assert abs((untouched & ~drawn.cut).float().mean() - 0.4) < 0.015
+    assert (drawn.box[~drawn.cut] == 0).all()
+
+
+def test_images_mix_with_the_mirrored_group() -> None:
+    images = torch.randn(8, 3, 6, 6)
+    mixing = Mixing(
+        torch.tensor([0.3, 30 / 36]), torch.tensor([[0, 0, 0, 0], [1, 4, 2, 4]]), torch.tensor([False, True])
+    )
+    mixed = mix_images(images, mixing, group=4)
+    torch.testing.assert_close(mixed[1], 0.3 * images[1] + 0.7 * images[2])
+    expected = images[4].clone()
+    expected[:, 1:4, 2:4] = images[7][:, 1:4, 2:4]
+    torch.testing.assert_close(mixed[4], expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_as_against_timm_dense_targets(smoothing: float) -> None:
+    logits, labels = torch.randn(8, 10, requires_grad=True), torch.randint(10, (8,))
+    targets = Targets(labels, labels.flip(0), torch.full((8,), 0.37))
+    dense = mixup_target(labels, 10, lam=0.37, smoothing=smoothing)
+    ours, theirs = mixed_cross_entropy(logits, targets, smoothing), SoftTargetCrossEntropy()(logits, dense)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))

@@ -1,0 +1,56 @@
+import pytest
+from torch import nn
+
+from gab.config import OptimConfig, SwinConfig, ViTConfig
+from gab.models import build
+from gab.training.parameter_groups import parameter_groups
+
+CONFIGS = {
+    "vit": ViTConfig(base="v", patch_size=8, embed_dim=24, depth=2, num_heads=3, rel_pos="mlp", gab=True,
+                     layer_scale=0.1),
+    "swin": SwinConfig(base="s", embed_dim=12, depths=[1, 1], num_heads=[2, 4], window_size=4, gab=True),
+}  # fmt: skip
+
+
+@pytest.fixture(params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    return build(CONFIGS[request.param], image_size=32, num_classes=4, seed=0)
+
+
+def names(model: nn.Module, group: dict) -> set[str]:
+    own = {id(p) for p in group["params"]}
+    return {name for name, p in model.named_parameters() if id(p) in own}
+
+
+def test_every_parameter_is_in_one_group(model: nn.Module) -> None:
+    grouped = [id(p) for group in parameter_groups(model, OptimConfig()) for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters())
+
+
+def test_only_matrices_decay(model: nn.Module) -> None:
+    groups = {group["name"]: group for group in parameter_groups(model, OptimConfig(weight_decay=0.05))}
+    assert {name: group["weight_decay"] for name, group in groups.items()} == {
+        "decayed": 0.05, "exempt": 0.0, "gaussian": 0.0
+    }  # fmt: skip
+    decayed, exempt = names(model, groups["decayed"]), names(model, groups["exempt"])
+    assert {"patch_embed.proj.weight"} < decayed
+    assert all(name.endswith("weight") for name in decayed)
+    undecayed = ("norm1.weight", "norm.weight", ".bias", "pos_embed", "cls_token", "gamma", "bias_table")
+    assert not [name for name in decayed if name.endswith(undecayed)]
+    assert [name for name in exempt if name.endswith("norm1.weight")]
+    assert {"pos_embed", "cls_token"} & set(dict(model.named_parameters())) <= exempt
+    gaussian = names(model, groups["gaussian"])
+    assert gaussian == {n for n, _ in model.named_parameters() if n.endswith(("gaussian.amplitude", "gaussian.sigma"))}
+    assert len(gaussian) == 4
+
+
+def test_rate_of_the_gaussians(model: nn.Module) -> None:
+    groups = parameter_groups(model, OptimConfig(gaussian_lr_scale=10.0))
+    assert {group["name"]: group["lr_scale"] for group in groups} == {"decayed": 1.0, "exempt": 1.0, "gaussian": 10.0}
+
+
+def test_frozen_parameters_are_left_out(model: nn.Module) -> None:
+    model.requires_grad_(False)
+    model.get_classifier().requires_grad_(True)
+    grouped = [p for group in parameter_groups(model, OptimConfig()) for p in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in model.get_classifier().parameters()}

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from gab.errors import UserError
+from gab.training.processes import choose_device, count_processes, given_ranks
+
+RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+@pytest.fixture(autouse=True)
+def no_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in RANKS:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_on_cpu() -> None:
+    assert given_ranks() is None
+    assert count_processes("auto", "cpu") == 1
+    assert count_processes("3", "cpu") == 3
+
+
+def test_one_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert count_processes("auto", "cuda") == 4
+    assert count_processes("2", "cuda") == 2
+    with pytest.raises(UserError, match="run.processes=5, but 4 GPUs"):
+        count_processes("5", "cuda")
+
+
+def test_torchrun_gives_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in zip(RANKS, ("5", "8", "1", "4")):
+        monkeypatch.setenv(name, value)
+    assert given_ranks() == (5, 8, 1, 4)
+    assert count_processes("auto", "cpu") == 8
+
+
+def test_srun_gives_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"STEP_NUM_TASKS": "8", "STEP_NUM_NODES": "2", "PROCID": "5", "LOCALID": "1"}
+    for name, value in given.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert given_ranks() == (5, 8, 1, 4)
+
+
+@pytest.mark.parametrize("wish", ["0", "-1", "two", "1.5"])
+def test_impossible_numbers(wish: str) -> None:
+    with pytest.raises(UserError, match=f"run.processes={wish}"):
+        count_processes(wish, "cpu")
+
+
+def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(UserError, match="run.device=cuda, but PyTorch sees no CUDA device"):
+        choose_device("cuda")
+    with pytest.raises(UserError, match="run.device=tpu is unknown"):
+        choose_device("tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == "cuda"

@@ -1,0 +1,65 @@
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gab.errors import UserError
+from gab.training.run_folder import differences, open_folder, run_name
+
+CONFIG = {
+    "model": {"depth": 2, "kwargs": {}},
+    "data": {"name": "digits", "root": "here", "stage": None, "write_if_missing": True, "image_size": 32},
+    "optim": {"lr": 1e-3, "betas": [0.9, 0.999]},
+    "seed": 0,
+    "run": {"processes": "auto"},
+    "checkpoint": {"every_epochs": 1},
+    "tracking": {"wandb": None},
+}
+NEUTRAL = [("run", "processes", "2"), ("checkpoint", "every_epochs", 5), ("tracking", "wandb", "online"),
+           ("data", "root", "there"), ("data", "stage", "fast"), ("data", "write_if_missing", False)]  # fmt: skip
+ESSENTIAL = [("model", "depth", 3), ("data", "image_size", 64), ("optim", "lr", 2e-3), ("optim", "betas", [0.9, 0.99])]
+
+
+def changed(section: str, key: str, value) -> dict:
+    config = copy.deepcopy(CONFIG)
+    config[section][key] = value
+    return config
+
+
+def test_name() -> None:
+    name = run_name(CONFIG, "vit_gab")
+    assert name == "vit_gab-digits-s0-df3e5668"
+    assert name == run_name(dict(reversed(CONFIG.items())), "vit_gab")  # the order of keys has no meaning
+    assert "=" not in name
+
+
+@pytest.mark.parametrize(("section", "key", "value"), NEUTRAL)
+def test_what_cannot_change_results_does_not_change_the_name(section: str, key: str, value) -> None:
+    assert run_name(changed(section, key, value), "v") == run_name(CONFIG, "v")
+    assert not differences(CONFIG, changed(section, key, value))
+
+
+@pytest.mark.parametrize(("section", "key", "value"), ESSENTIAL)
+def test_what_changes_results_changes_the_name(section: str, key: str, value) -> None:
+    assert run_name(changed(section, key, value), "v") != run_name(CONFIG, "v")
+    assert differences(CONFIG, changed(section, key, value)) == [f"{section}.{key}: {CONFIG[section][key]} -> {value}"]
+
+
+def test_the_same_run_is_opened_again(tmp_path: Path) -> None:
+    open_folder(tmp_path / "run", CONFIG)
+    open_folder(tmp_path / "run", changed("run", "processes", "2"))
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["run"]["processes"] == "2"
+
+
+def test_another_config_is_refused(tmp_path: Path) -> None:
+    open_folder(tmp_path / "run", CONFIG)
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.001 -> 0\.002.*another run\.name"):
+        open_folder(tmp_path / "run", changed("optim", "lr", 2e-3))
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == CONFIG
+
+
+def test_no_place_for_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written .*run\.dir"):
+        open_folder(tmp_path / "file" / "run", CONFIG)
