@@ -13,7 +13,11 @@ FORMAT = 1
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` (tensors, numbers, strings, lists and dicts of these) so that `path` is never half written."""
+    """Write `content` (tensors, numbers, strings, lists and dicts of these) so that `path` is never half written.
+
+    Raises:
+        UserError: the disk does not take it; what was there before is still there.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -22,6 +26,11 @@ def save(path: Path, content: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+        raise UserError(
+            f"cannot write {path} ({_first_line(error)}): make room and repeat the same command, which goes on from "
+            "the last checkpoint, or set run.dir to another place"
+        ) from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -36,11 +45,16 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a checkpoint that can be read safely ({reason}): use another one") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a checkpoint that can be read safely ({_first_line(error)}): use another one"
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(
             f"{path} was not written by this version's train.py: for other weights use model=timm or convert it"
         )
     return content
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
