@@ -75,7 +75,7 @@ def evaluate(processes: Processes, config: EvaluateConfig) -> None:
 
     rows = {}
     for weights, model in models.items():
-        model.to(processes.device, memory_format=torch.channels_last)
+        model.to(processes.device)
         predictions = predict(model, batches, prepare, processes, bf16=config.eval.precision == "bf16")
         rows[weights] = score(predictions)
         if processes.first:

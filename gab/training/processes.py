@@ -15,6 +15,8 @@ import torch.multiprocessing as mp
 
 from gab.errors import UserError
 
+USER_ERROR = 2  # exit code
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -116,25 +118,30 @@ def _join(rank: int, count: int, local_rank: int, local_count: int, device: str)
     return Processes(rank, count, local_rank, local_count, place)
 
 
-def _child(local_rank: int, count: int, device: str, work: Callable[..., None], args: tuple[Any, ...]) -> None:
-    """What a process that we started does; a user's error is a sentence here too, said once."""
-    processes = _join(local_rank, count, local_rank, count, device)
+def _child(
+    local_rank: int, count: int, device: str, work: Callable[..., None], args: tuple[Any, ...], sentences: Any
+) -> None:
+    """What a process that we started does; what a user can mend goes to the parent as a sentence."""
     try:
-        work(processes, *args)
+        work(_join(local_rank, count, local_rank, count, device), *args)
     except ValueError as error:
-        if not type(error).__module__.endswith(".errors"):
+        if not is_user_error(error):
             raise
-        if processes.first:
-            print(f"error: {error}", flush=True)
-        os._exit(2)
+        sentences.put(str(error))
+        os._exit(USER_ERROR)  # without waiting for the others, who may wait for us
     dist.destroy_process_group()
+
+
+def is_user_error(error: Exception) -> bool:
+    """Whether the error is for people: one of either wing's `errors` module."""
+    return type(error).__module__ in ("gab.errors", "data.errors")
 
 
 def launch(work: Callable[..., None], args: tuple[Any, ...], *, count: int, device: str) -> None:
     """Run `work(processes, *args)` in every process of the run; returns when all have ended.
 
     Raises:
-        SystemExit: a process that we started has failed (it has said why).
+        UserError: what a process that we started found wrong, or that it was killed.
     """
     given = given_ranks()
     if given:
@@ -146,10 +153,13 @@ def launch(work: Callable[..., None], args: tuple[Any, ...], *, count: int, devi
         work(_join(0, 1, 0, 1, device), *args)
     else:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+        sentences = mp.get_context("spawn").SimpleQueue()
         try:
-            mp.spawn(_child, (count, device, work, args), nprocs=count)
-        except mp.ProcessExitedException as error:
-            raise SystemExit(error.exit_code) from None
+            mp.spawn(_child, (count, device, work, args, sentences), nprocs=count)
+        except mp.ProcessExitedException as error:  # the others have been ended
+            if sentences.empty():
+                raise UserError(f"process {error.error_index} of the run ended with code {error.exit_code}") from error
+            raise UserError(sentences.get()) from error
 
 
 def _free_port() -> int:

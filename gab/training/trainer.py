@@ -82,7 +82,7 @@ class Trainer:
         self.seconds = 0.0  # of training, this process; GPU-hours count all processes
         self.meter = Meter(processes)
 
-        model.to(processes.device, memory_format=torch.channels_last)
+        model.to(processes.device)
         ema = ModelEmaV3(model, decay=config.train.ema_decay) if config.train.ema_decay else None
         keys = attach_keys(model, config.seed, processes.device)
         optim = config.optim
