@@ -121,11 +121,11 @@ def open_train(
     if data.loader == "ffcv":
         path, sidecar = ready(data, "train")
         with ffcv_loader() as ffcv:
-            decoder = ffcv.BetonTrain(path, sidecar, data, data.crop, share, workers)
+            decoder = ffcv.BetonTrain(path, sidecar, data, share, workers)
     else:
         from data.torch_loader import SourceTrain
 
-        decoder = SourceTrain(open_source(data, "train"), data, data.crop, share, workers)
+        decoder = SourceTrain(open_source(data, "train"), data, share, workers)
     return TrainBatches(decoder, batch_size, seed, rank, processes)
 
 

@@ -24,7 +24,7 @@ from ffcv.transforms import ToTensor
 from ffcv.utils import cast_int_to_byte_ptr
 
 from data import turbojpeg
-from data.config import CropConfig, DataConfig
+from data.config import DataConfig
 from data.decoded import NO_CROPS, Decoded
 from data.errors import DataError
 from data.files import Sidecar, image_names
@@ -204,9 +204,9 @@ class BetonFile:
 class BetonTrain:
     """Training images of a .beton file, cropped by `data.order`. `batch_size` is this process's."""
 
-    def __init__(self, path: Path, sidecar: Sidecar, data: DataConfig, crop: CropConfig, batch_size: int, workers: int):
+    def __init__(self, path: Path, sidecar: Sidecar, data: DataConfig, batch_size: int, workers: int):
         self.classes, self.num_samples = sidecar.classes, sidecar.count
-        self.crop = crop
+        self.crop = data.crop
         self.decoder = CropDecoder(data.image_size, sidecar.count)
         self.file = BetonFile(path, self.decoder, batch_size, workers)
 

@@ -96,13 +96,13 @@ def draw_crops(
 def check_crop(crop: CropConfig) -> None:
     """Raise DataError where a setting of `crop` is impossible."""
     if len(crop.scale) != 2 or not 0 < crop.scale[0] <= crop.scale[1] <= 1:
-        raise DataError(f"augment.crop.scale is {crop.scale}; set two shares of the area, 0 < low <= high <= 1.")
+        raise DataError(f"data.crop.scale is {crop.scale}; set two shares of the area, 0 < low <= high <= 1.")
     if len(crop.ratio) != 2 or not 0 < crop.ratio[0] <= crop.ratio[1]:
-        raise DataError(f"augment.crop.ratio is {crop.ratio}; set two ratios width / height, 0 < low <= high.")
+        raise DataError(f"data.crop.ratio is {crop.ratio}; set two ratios width / height, 0 < low <= high.")
     if not 0 <= crop.flip <= 1:
-        raise DataError(f"augment.crop.flip is {crop.flip}; set a probability from 0 to 1.")
+        raise DataError(f"data.crop.flip is {crop.flip}; set a probability from 0 to 1.")
     if crop.interpolation not in BICUBIC_SHARE:
-        raise DataError(f"augment.crop.interpolation is {crop.interpolation!r}; set it to bicubic, bilinear or random.")
+        raise DataError(f"data.crop.interpolation is {crop.interpolation!r}; set it to bicubic, bilinear or random.")
 
 
 def digest(indices: NDArray[np.int64], crops: NDArray[np.int32]) -> int:

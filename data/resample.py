@@ -53,8 +53,9 @@ def columns_first(height, width, size):
 @njit(error_model="numpy", nogil=True)
 def resize_rows(image, top, left, height, width, bicubic, mirrored, out):
     """Resize the box of `image`, uint8, along its rows into `out` (size, width, 3), last row first if `mirrored`."""
-    rows, targets = image.reshape(len(image), -1), out.reshape(len(out), -1)  # pixels side by side, three bytes each
-    begin, last, length = 3 * left, top + height - 1, 3 * width
+    box = slice(3 * left, 3 * (left + width))  # in rows of bytes, three to a pixel
+    rows, targets = image.reshape(len(image), -1), out.reshape(len(out), -1)
+    last, length = top + height - 1, 3 * width
     first, weights = fixed_point_weights(height, len(out), bicubic)
     sums = np.empty(length, np.int32)
     for o in range(len(out)):
@@ -63,11 +64,10 @@ def resize_rows(image, top, left, height, width, bicubic, mirrored, out):
         for t in range(0, weights.shape[1], LANES):
             w0, w1, w2, w3 = weights[o, t], weights[o, t + 1], weights[o, t + 2], weights[o, t + 3]
             i = top + first[o] + t
-            r0, r1 = rows[min(i, last)], rows[min(i + 1, last)]  # rows beyond the last meet zero weights
-            r2, r3 = rows[min(i + 2, last)], rows[min(i + 3, last)]
+            r0, r1 = rows[min(i, last), box], rows[min(i + 1, last), box]  # beyond the last, weights are zero
+            r2, r3 = rows[min(i + 2, last), box], rows[min(i + 3, last), box]
             for j in range(length):
-                k = begin + j
-                sums[j] += r0[k] * w0 + r1[k] * w1 + r2[k] * w2 + r3[k] * w3
+                sums[j] += r0[j] * w0 + r1[j] * w1 + r2[j] * w2 + r3[j] * w3
         target = targets[len(out) - 1 - o if mirrored else o]
         for j in range(length):
             target[j] = uint8(min(max(sums[j] >> int32(PRECISION), int32(0)), int32(255)))

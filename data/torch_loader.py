@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.config import CropConfig, DataConfig
+from data.config import DataConfig
 from data.decoded import NO_CROPS, Decoded
 from data.errors import DataError
 from data.order import draw_crops
@@ -22,19 +22,19 @@ Request = tuple[int, int, np.ndarray]  # seed, epoch, sample indices of a batch
 class TrainDataset(Dataset):
     """Whole batches of training images; an item is asked for by a request, so that workers need no state."""
 
-    def __init__(self, source: Source, size: int, max_size: int, crop: CropConfig):
-        self.source, self.size, self.max_size, self.crop = source, size, max_size, crop
+    def __init__(self, source: Source, data: DataConfig):
+        self.source, self.data = source, data
 
     def __getitem__(self, request: Request) -> Decoded | DataError:
-        seed, epoch, indices = request
-        pixels = torch.empty(len(indices), self.size, self.size, 3, dtype=torch.uint8)
+        data, (seed, epoch, indices) = self.data, request
+        pixels = torch.empty(len(indices), data.image_size, data.image_size, 3, dtype=torch.uint8)
         crops = np.empty((len(indices), 6), np.int32)
         for n, i in enumerate(indices):
             try:
-                image = np.array(stored_image(self.source, i, self.max_size))
+                image = np.array(stored_image(self.source, i, data.write.max_size))
             except DataError as error:
                 return error  # raised by a worker, it would arrive as a traceback
-            crops[n] = draw_crops(self.crop, seed, epoch, i, *image.shape[:2])[0]
+            crops[n] = draw_crops(data.crop, seed, epoch, i, *image.shape[:2])[0]
             top, left, height, width, flip, bicubic = crops[n].tolist()
             resize_crop(image, top, left, height, width, bool(bicubic), bool(flip), pixels[n].numpy())
         return decoded(self.source, pixels, indices, crops)
@@ -125,9 +125,9 @@ class Workers:
 class SourceTrain:
     """Training images of a reader, cropped by `data.order`. `batch_size` is this process's."""
 
-    def __init__(self, source: Source, data: DataConfig, crop: CropConfig, batch_size: int, workers: int):
+    def __init__(self, source: Source, data: DataConfig, batch_size: int, workers: int):
         self.classes, self.num_samples = source.classes, len(source)
-        dataset = TrainDataset(source, data.image_size, data.write.max_size, crop)
+        dataset = TrainDataset(source, data)
         if workers:
             compile_resize()  # once, here, and not in every worker
         self.loader = Workers(dataset, batch_size, workers)
