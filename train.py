@@ -21,7 +21,7 @@ from gab.training.digest import weights_digest
 from gab.training.dry import report
 from gab.training.processes import Processes, choose_device, cores_per_process, count_processes, launch
 from gab.training.profile import profiled
-from gab.training.run_folder import open_folder, run_name
+from gab.training.run_folder import check_folder, make_folder, run_name
 from gab.training.schedule import effective_lr
 from gab.training.trainer import Trainer
 
@@ -48,7 +48,7 @@ def run(cfg: DictConfig) -> None:
         return
     container = plain(cfg)
     folder = Path(config.run.dir) / (config.run.name or run_name(container, variant(config.model)))
-    open_folder(folder, container)
+    check_folder(folder, container)
     if not finished(folder):
         launch(train, (config, container, folder), count=processes, device=device)
 
@@ -82,6 +82,9 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
     batches = data.open_train(config.data, batch_size=config.train.batch_size, seed=config.seed, **share)
     evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, **share)
     model = network(config, len(batches.classes))
+    if processes.first:
+        make_folder(folder, container)  # only now, so that what cannot work leaves nothing behind
+    processes.barrier()
     weights = weights_digest(model)
     trainer = Trainer(
         config, container, model=model, train=batches, evaluation=evaluation, processes=processes, folder=folder

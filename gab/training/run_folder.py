@@ -48,24 +48,30 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [f"{k}: {before.get(k, 'unset')} -> {after.get(k, 'unset')}" for k in keys if before.get(k) != after.get(k)]
 
 
-def open_folder(folder: Path, config: dict[str, Any]) -> None:
-    """Make the run's folder, or accept one that the same config began.
+def check_folder(folder: Path, config: dict[str, Any]) -> None:
+    """Accept a folder that is not there yet, or that the same config began.
 
     Raises:
-        UserError: another config began it, or the folder cannot be written to.
+        UserError: another config began it.
     """
     stored = folder / "config.yaml"
+    changes = differences(yaml.safe_load(stored.read_text()), config) if stored.is_file() else []
+    if changes:
+        raise UserError(
+            f"{folder} holds a run with another config ({'; '.join(changes)}): "
+            "take another run.name, or delete that folder to start anew"
+        )
+
+
+def make_folder(folder: Path, config: dict[str, Any]) -> None:
+    """Make the run's folder, with the config in it.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
     try:
-        if stored.is_file():
-            changes = differences(yaml.safe_load(stored.read_text()), config)
-            if changes:
-                raise UserError(
-                    f"{folder} holds a run with another config ({'; '.join(changes)}): "
-                    "take another run.name, or delete that folder to start anew"
-                )
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        stored.write_text(yaml.safe_dump(config, sort_keys=False))
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     except OSError as error:
         raise UserError(
             f"the run folder {folder} cannot be written ({error.strerror}): free space, or set run.dir to another place"

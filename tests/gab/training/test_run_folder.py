@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from gab.errors import UserError
-from gab.training.run_folder import differences, open_folder, run_name
+from gab.training.run_folder import check_folder, differences, make_folder, run_name
 
 CONFIG = {
     "model": {"depth": 2, "kwargs": {}},
@@ -47,19 +47,20 @@ def test_what_changes_results_changes_the_name(section: str, key: str, value) ->
 
 
 def test_the_same_run_is_opened_again(tmp_path: Path) -> None:
-    open_folder(tmp_path / "run", CONFIG)
-    open_folder(tmp_path / "run", changed("run", "processes", "2"))
+    make_folder(tmp_path / "run", CONFIG)
+    check_folder(tmp_path / "run", changed("run", "processes", "2"))
+    make_folder(tmp_path / "run", changed("run", "processes", "2"))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["run"]["processes"] == "2"
 
 
 def test_another_config_is_refused(tmp_path: Path) -> None:
-    open_folder(tmp_path / "run", CONFIG)
+    make_folder(tmp_path / "run", CONFIG)
     with pytest.raises(UserError, match=r"optim\.lr: 0\.001 -> 0\.002.*another run\.name"):
-        open_folder(tmp_path / "run", changed("optim", "lr", 2e-3))
+        check_folder(tmp_path / "run", changed("optim", "lr", 2e-3))
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == CONFIG
 
 
 def test_no_place_for_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot be written .*run\.dir"):
-        open_folder(tmp_path / "file" / "run", CONFIG)
+        make_folder(tmp_path / "file" / "run", CONFIG)
