@@ -76,6 +76,8 @@ def _key(match: re.Match[str]) -> str:
 
 def _unknown(path: str) -> str:
     parent, _, name = path.rpartition(".")
+    if parent == "model.kwargs":
+        return f"{path} goes to timm as it is: write +{path}=VALUE, with a plus"
     known = known_keys()
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
     settings = [k for k in known if k not in {other.rpartition(".")[0] for other in known}]  # not whole sections

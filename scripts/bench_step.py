@@ -1,0 +1,125 @@
+"""Time of a train step (forward, loss, backward, AdamW) on random images: ours with and without the Gaussian, and peers.
+
+`python scripts/bench_step.py` prints a table and writes results/bench_step.csv. Every network is measured in processes
+of its own, in turn, round after round; a ratio is taken within a round against the first network, and the median over
+rounds is quoted. On a GPU: `--device cuda --batch-size 256 --steps 30`, which adds the compiled forms.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
+
+import timm  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+import gab  # noqa: E402,F401  (registers the models)
+from gab.models.stochastic import attach_keys  # noqa: E402
+from scripts.benchmark import circumstances, in_a_process, write_table  # noqa: E402
+
+RATE = {"drop_path_rate": 0.1, "num_classes": 1000}
+
+
+def networks(size: str) -> dict[str, Callable[[], nn.Module]]:
+    """The first is what the others are compared with."""
+    ours = f"vit_relpos_{size}_patch16_gab_224"
+    return {
+        f"ours, {size}, RelPosMlp": lambda: timm.create_model(ours, gab=False, **RATE),
+        f"ours, {size}, RelPosMlp + Gaussian": lambda: timm.create_model(ours, **RATE),
+        f"timm vit_relpos_{size}": lambda: timm.create_model(f"vit_relpos_{size}_patch16_224", **RATE),
+        f"timm plain vit_{size}": lambda: timm.create_model(f"vit_{size}_patch16_224", **RATE),
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["small"], choices=["small", "base"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=5, help="that are timed in each measurement")
+    parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench_step.csv")
+    parser.add_argument("--measure", nargs=3, metavar=("SIZE", "NETWORK", "FORM"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.measure:
+        print(json.dumps(measure(*given.measure, given)))
+        return
+    forms = ["eager", "compiled"] if given.device == "cuda" else ["eager"]
+    rows = [row for size in given.sizes for form in forms for row in compare(size, form, given)]
+    write_table(given.output, rows)
+
+
+def compare(size: str, form: str, given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the table for all networks of one size in one form."""
+    names = list(networks(size))
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    options = [f"--{k}={getattr(given, k.replace('-', '_'))}" for k in ("device", "batch-size", "steps")]
+    for number in range(given.rounds):
+        for name in names:
+            results[name].append(in_a_process(__file__, *options, "--measure", size, name, form))
+            print(f"  round {number + 1} {form} {name:36} {1e3 * results[name][-1]['seconds']:8.1f} ms", flush=True)
+    command = (
+        f"python scripts/bench_step.py --sizes {' '.join(given.sizes)} --rounds {given.rounds} {' '.join(options)}"
+    )
+    rows = []
+    for name in names:
+        seconds = [r["seconds"] for r in results[name]]
+        ratio = median(s / first["seconds"] for s, first in zip(seconds, results[names[0]], strict=True))
+        print(f"{name:36} {form:8} {1e3 * median(seconds):8.1f} ms, {ratio:.3f} of the first")
+        row = {"network": name, "form": form, "milliseconds": round(1e3 * median(seconds), 2), "ratio": round(ratio, 4)}
+        row |= {"images_per_second": round(given.batch_size / median(seconds), 1)}
+        row |= {"peak_memory_gib": round(max(r["memory"] for r in results[name]) / 2**30, 3)}
+        row |= {"batch_size": given.batch_size, "rounds": given.rounds}
+        rows.append(row | circumstances(command, ["torch", "timm"]))
+    return rows
+
+
+def measure(size: str, name: str, form: str, given: argparse.Namespace) -> dict[str, float]:
+    """Seconds of the median step, and peak memory of the device (0 on the CPU)."""
+    device, batch = torch.device(given.device), given.batch_size
+    torch.manual_seed(0)
+    model = networks(size)[name]().to(device).train()
+    keys = attach_keys(model, 0, device) if name.startswith("ours") else None
+    if form == "compiled":
+        model.compile()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    labels = torch.randint(1000, (batch,), device=device)
+
+    def step(number: int) -> None:
+        if keys:
+            keys.set(0, number, torch.arange(batch))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits = model(images)
+        nn.functional.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for number in range(2 if device.type == "cpu" else 10):
+        step(number)
+    times = [_timed(lambda number=number: step(number), device) for number in range(given.steps)]
+    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    return {"seconds": median(times), "memory": memory}
+
+
+def _timed(work: Callable[[], Tensor | None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
