@@ -54,7 +54,7 @@ def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int
         torch.manual_seed(hash_key("init", seed, config.name))
         try:
             model = _create(config, image_size, options)
-        except (TypeError, RuntimeError, OSError) as error:
+        except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
             raise UserError(f"timm could not build {config.name} with {options}: {error}") from error
     if isinstance(model, VisionTransformer | SwinTransformer) and not config.pretrained:
         initialise(model, model.init_scheme, seed)

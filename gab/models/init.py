@@ -18,7 +18,7 @@ STD = 0.02
 
 
 def start_value(module: nn.Module, name: str, shape: torch.Size, scheme: str, generator: torch.Generator) -> Tensor:
-    """A float32 start for the parameter `name` of `module` (only of its class and weight's shape is made use)."""
+    """A float32 start of `shape` for the parameter `name` of `module`, drawn from `generator`."""
     value = torch.empty(shape)
     if isinstance(module, nn.Conv2d) or (isinstance(module, nn.Linear) and scheme == "pytorch"):
         bound = module.weight[0].numel() ** -0.5  # PyTorch's own rule, Kaiming uniform with a = √5

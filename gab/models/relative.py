@@ -1,6 +1,5 @@
 """Learned relative position biases: a small MLP of log offsets, or a table (timm's RelPosMlp and RelPosBias)."""
 
-
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp, resize_rel_pos_bias_table

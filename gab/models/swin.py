@@ -12,6 +12,7 @@ from torch import Tensor
 from gab.attention import biased_attention
 from gab.config import SwinConfig
 from gab.errors import UserError
+from gab.models.check import check_numbers, check_patches
 from gab.models.gaussian import Gaussian, Grid
 from gab.models.init import initialise
 from gab.models.protocol import undecayed
@@ -58,6 +59,8 @@ class WindowAttention(TimmWindowAttention):
 
 def check(cfg: SwinConfig, img_size: tuple[int, int]) -> None:
     """Raises UserError for a shape that cannot be built."""
+    check_numbers(cfg)
+    check_patches(img_size, cfg.patch_size)
     if len(cfg.depths) != len(cfg.num_heads):
         raise UserError(
             f"model.depths has {len(cfg.depths)} stages and model.num_heads {len(cfg.num_heads)}; give both one number "
@@ -70,11 +73,6 @@ def check(cfg: SwinConfig, img_size: tuple[int, int]) -> None:
                 f"Stage {stage + 1} has width {width}, which model.num_heads[{stage}]={heads} does not divide; "
                 "set model.embed_dim or model.num_heads so that every head gets the same width."
             )
-    if any(side % cfg.patch_size or side < cfg.patch_size for side in img_size):
-        raise UserError(
-            f"Images of {img_size[0]} x {img_size[1]} do not divide into patches of model.patch_size={cfg.patch_size}; "
-            "change the image size or the patch size."
-        )
 
 
 class SwinTransformer(timm.models.SwinTransformer):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gab.config import ViTConfig
 from gab.errors import UserError
 from gab.models.block import EPS, Attention, Block
+from gab.models.check import check_numbers, check_patches
 from gab.models.gaussian import Gaussian, Grid
 from gab.models.init import initialise
 from gab.models.position import AddOnce, position_embedding, resize_position
@@ -26,15 +27,12 @@ POOLS = ("token", "avg")
 
 def check(cfg: ViTConfig, img_size: tuple[int, int]) -> None:
     """Raises UserError for a shape or a choice that cannot be built."""
+    check_numbers(cfg)
+    check_patches(img_size, cfg.patch_size)
     if cfg.embed_dim % cfg.num_heads:
         raise UserError(
             f"model.embed_dim={cfg.embed_dim} is not divisible by model.num_heads={cfg.num_heads}; "
             "set either so that every head gets the same width."
-        )
-    if any(side % cfg.patch_size or side < cfg.patch_size for side in img_size):
-        raise UserError(
-            f"Images of {img_size[0]} x {img_size[1]} do not divide into patches of model.patch_size={cfg.patch_size}; "
-            "change the image size or the patch size."
         )
     if cfg.pool not in POOLS:
         raise UserError(f"model.pool is {cfg.pool!r}; choose one of {', '.join(POOLS)}.")

@@ -63,6 +63,8 @@ def test_variant(config, name):
         ({"num_heads": 5}, r"model\.embed_dim=24 is not divisible by model\.num_heads=5"),
         ({"patch_size": 7}, r"32 x 32 do not divide into patches of model\.patch_size=7"),
         ({"patch_size": 64}, "do not divide into patches"),
+        ({"depth": 0}, r"model\.depth is 0; it must be at least 1"),
+        ({"drop_path_rate": 1.0}, r"model\.drop_path_rate is 1\.0; a rate is at least 0 and below 1"),
         ({"pool": "max"}, r"model\.pool is 'max'; choose one of token, avg"),
         ({"pool": "token"}, r"model\.class_token=true or model\.pool=avg"),
         ({"rel_pos": "table"}, r"model\.rel_pos is 'table'; choose one of none, mlp, bias"),

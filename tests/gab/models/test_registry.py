@@ -1,4 +1,6 @@
 import logging
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -22,6 +24,16 @@ def test_registered_with_the_evaluation_settings_of_the_base(name, cfg):
     for key in ("input_size", "crop_pct", "interpolation", "mean", "std", "classifier", "first_conv", "num_classes"):
         assert getattr(ours, key) == getattr(theirs, key)
     assert ours.hf_hub_id == theirs.hf_hub_id
+
+
+def test_import_is_cheap():
+    """Beyond what timm itself imports, which is W&B where it is installed."""
+    code = (
+        "import sys, timm; before = set(sys.modules); import gab; "
+        "print({'ffcv', 'numba', 'hydra', 'wandb'} & (set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_keywords_of_create_model():

@@ -125,5 +125,7 @@ def test_unpatchable_image_and_heads(swin):
         make(swin(), 30)
     with pytest.raises(UserError, match=r"Stage 2 has width 24, which model\.num_heads\[1\]=5 does not divide"):
         make(swin(num_heads=[2, 5]))
+    with pytest.raises(UserError, match=r"model\.num_heads is \[2, 0\]; it must be at least 1"):
+        make(swin(num_heads=[2, 0]))
     with pytest.raises(UserError, match="2 stages and"):
         make(swin(num_heads=[2]))
