@@ -144,9 +144,10 @@ def restore(stored: dict[str, Any], weights: str, image_size: int) -> nn.Module:
     model = build(model_from(stored["config"]["model"]), image_size=trained, num_classes=len(stored["classes"]), seed=0)
     load_weights(model, stored[weights])
     if image_size != trained:
-        if not hasattr(model, "set_input_size"):
+        resize = getattr(model, "set_input_size", None)
+        if not callable(resize):
             raise UserError(f"this network works at {trained} pixels only: evaluate with data.image_size={trained}")
-        model.set_input_size(image_size)
+        resize(image_size)
     return model
 
 

@@ -74,13 +74,19 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
     if processes.first:
         data.prepare(config.data)
     processes.barrier()
-    share: dict[str, int] = {
-        "rank": processes.rank,
-        "processes": processes.count,
-        "workers": config.run.workers or cores_per_process(processes.local_count),
-    }
-    batches = data.open_train(config.data, batch_size=config.train.batch_size, seed=config.seed, **share)
-    evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, **share)
+    rank, count = processes.rank, processes.count
+    workers = config.run.workers or cores_per_process(processes.local_count)
+    batches = data.open_train(
+        config.data,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        rank=rank,
+        processes=count,
+        workers=workers,
+    )
+    evaluation = data.open_eval(
+        config.data, batch_size=config.run.eval_batch, rank=rank, processes=count, workers=workers
+    )
     model = network(config, len(batches.classes))
     if processes.first:
         make_folder(folder, container)  # only now, so that what cannot work leaves nothing behind

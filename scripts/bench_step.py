@@ -1,4 +1,4 @@
-"""Time of a train step (forward, loss, backward, AdamW) on random images: ours with and without the Gaussian, and peers.
+"""Time of a train step (forward, loss, backward, AdamW) on random images: with and without the Gaussian, and peers.
 
 `python scripts/bench_step.py` prints a table and writes results/bench_step.csv. Every network is measured in processes
 of its own, in turn, round after round; a ratio is taken within a round against the first network, and the median over
@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,23 +20,24 @@ sys.path.insert(0, str(ROOT))  # so that the script also runs where the project 
 
 import timm  # noqa: E402
 import torch  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
+from torch import nn  # noqa: E402
 
 import gab  # noqa: E402,F401  (registers the models)
 from gab.models.stochastic import attach_keys  # noqa: E402
 from scripts.benchmark import circumstances, in_a_process, write_table  # noqa: E402
 
-RATE = {"drop_path_rate": 0.1, "num_classes": 1000}
-
 
 def networks(size: str) -> dict[str, Callable[[], nn.Module]]:
     """The first is what the others are compared with."""
-    ours = f"vit_relpos_{size}_patch16_gab_224"
+
+    def create(name: str, **options: Any) -> Callable[[], nn.Module]:
+        return lambda: timm.create_model(name, drop_path_rate=0.1, **options)
+
     return {
-        f"ours, {size}, RelPosMlp": lambda: timm.create_model(ours, gab=False, **RATE),
-        f"ours, {size}, RelPosMlp + Gaussian": lambda: timm.create_model(ours, **RATE),
-        f"timm vit_relpos_{size}": lambda: timm.create_model(f"vit_relpos_{size}_patch16_224", **RATE),
-        f"timm plain vit_{size}": lambda: timm.create_model(f"vit_{size}_patch16_224", **RATE),
+        f"ours, {size}, RelPosMlp": create(f"vit_relpos_{size}_patch16_gab_224", gab=False),
+        f"ours, {size}, RelPosMlp + Gaussian": create(f"vit_relpos_{size}_patch16_gab_224"),
+        f"timm vit_relpos_{size}": create(f"vit_relpos_{size}_patch16_224"),
+        f"timm plain vit_{size}": create(f"vit_{size}_patch16_224"),
     }
 
 
@@ -51,7 +53,8 @@ def main() -> None:
     parser.add_argument("--measure", nargs=3, metavar=("SIZE", "NETWORK", "FORM"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
-        print(json.dumps(measure(*given.measure, given)))
+        size, name, form = given.measure
+        print(json.dumps(measure(size, name, form, given)))
         return
     forms = ["eager", "compiled"] if given.device == "cuda" else ["eager"]
     rows = [row for size in given.sizes for form in forms for row in compare(size, form, given)]
@@ -106,12 +109,12 @@ def measure(size: str, name: str, form: str, given: argparse.Namespace) -> dict[
 
     for number in range(2 if device.type == "cpu" else 10):
         step(number)
-    times = [_timed(lambda number=number: step(number), device) for number in range(given.steps)]
+    times = [_timed(partial(step, number), device) for number in range(given.steps)]
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
     return {"seconds": median(times), "memory": memory}
 
 
-def _timed(work: Callable[[], Tensor | None], device: torch.device) -> float:
+def _timed(work: Callable[[], None], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()

@@ -13,7 +13,8 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
 
     Every group has a `name` for people and an `lr_scale` for the trainer.
     """
-    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    named = getattr(model, "no_weight_decay", None)
+    exempt = named() if callable(named) else ()
     gaussians = [p for n, p in model.named_parameters() if ".gaussian." in n and p.requires_grad]
     own = {id(p) for p in gaussians}
     groups = []

@@ -26,14 +26,14 @@ class Prefetcher:
             self.waited += time.perf_counter() - started
             if batch is None:
                 return
-            yield self._move(batch) if self.stream else batch
+            yield self._move(batch, self.stream) if self.stream else batch
 
-    def _move(self, batch: Any) -> Any:
+    def _move(self, batch: Any, stream: torch.cuda.Stream) -> Any:
         current = torch.cuda.current_stream(self.device)
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(stream):
             images = batch.images.to(self.device, non_blocking=True)
             labels = batch.labels.to(self.device, non_blocking=True)
-        current.wait_stream(self.stream)  # the device waits, the host does not
+        current.wait_stream(stream)  # the device waits, the host does not
         images.record_stream(current)
         labels.record_stream(current)
         return batch._replace(images=images, labels=labels)

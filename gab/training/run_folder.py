@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from gab.errors import UserError
 
@@ -55,12 +55,16 @@ def check_folder(folder: Path, config: dict[str, Any]) -> None:
         UserError: another config began it.
     """
     stored = folder / "config.yaml"
-    changes = differences(yaml.safe_load(stored.read_text()), config) if stored.is_file() else []
+    changes = differences(_load(stored), config) if stored.is_file() else []
     if changes:
         raise UserError(
             f"{folder} holds a run with another config ({'; '.join(changes)}): "
             "take another run.name, or delete that folder to start anew"
         )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]
 
 
 def make_folder(folder: Path, config: dict[str, Any]) -> None:
@@ -71,7 +75,7 @@ def make_folder(folder: Path, config: dict[str, Any]) -> None:
     """
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        OmegaConf.save(config, folder / "config.yaml")
     except OSError as error:
         raise UserError(
             f"the run folder {folder} cannot be written ({error.strerror}): free space, or set run.dir to another place"

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
@@ -18,6 +18,7 @@ from gab.models import gaussians
 from gab.models.stochastic import attach_keys
 from gab.training import checkpoint
 from gab.training.flops import macs, mfu, peak_flops
+from gab.training.interfaces import EvalBatches, Observer, TrainBatches
 from gab.training.meter import Meter
 from gab.training.parameter_groups import parameter_groups
 from gab.training.prefetch import Prefetcher
@@ -25,31 +26,6 @@ from gab.training.processes import Processes
 from gab.training.schedule import learning_rate
 from gab.training.state import TrainState
 from gab.training.step import TrainStep
-
-
-class TrainBatches(Protocol):
-    """What the trainer needs of the data wing: (images, labels, indices, digest) of any epoch, from any step."""
-
-    steps_per_epoch: int
-    classes: list[str]
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]: ...
-
-
-class EvalBatches(Protocol):
-    """Batches of the evaluation split: this process's share, every image once."""
-
-    names: list[str]
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-
-class Observer(Protocol):
-    """Who is told of every row: the record first, its mirrors after it."""
-
-    def write(self, kind: str, **fields: Any) -> None: ...
-
-    def position(self) -> int: ...
 
 
 class Trainer:
@@ -80,6 +56,7 @@ class Trainer:
         self.peak = peak_flops(processes.device)
         self.bf16 = config.train.precision == "bf16"
         self.seconds = 0.0  # of training, this process; GPU-hours count all processes
+        self.scores: dict[str, float] = {}  # of the last evaluation
         self.meter = Meter(processes)
 
         model.to(processes.device)
@@ -123,18 +100,17 @@ class Trainer:
             observer: takes the rows; silent on all processes but the first.
         """
         self.observer = observer
-        scores: dict[str, float] = {}
         for epoch in range(self.state.step // self.steps_per_epoch, self.config.train.epochs):
             self.train_epoch(epoch)
             last = epoch + 1 == self.config.train.epochs
             if last or (epoch + 1) % self.config.train.eval_every == 0:
-                scores = self.evaluate(epoch, final=last)
+                self.evaluate(epoch, final=last)
             if last or (epoch + 1) % self.config.checkpoint.every_epochs == 0:
                 self.save("last")
         hours = self.seconds * self.processes.count / 3600
         key = "gpu_hours" if self.processes.device.type == "cuda" else "process_hours"
-        self.observer.write("end", epoch=self.config.train.epochs, step=self.state.step, **{key: hours}, **scores)
-        return scores
+        self.observer.write("end", epoch=self.config.train.epochs, step=self.state.step, **{key: hours}, **self.scores)
+        return self.scores
 
     def train_epoch(self, epoch: int) -> None:
         """Train the rest of an epoch, from the state's step on."""
@@ -166,7 +142,7 @@ class Trainer:
             return itertools.repeat(first, self.steps_per_epoch - start)
         return itertools.islice(self.train_batches.epoch(epoch, start), self.steps_per_epoch - start)
 
-    def evaluate(self, epoch: int, *, final: bool) -> dict[str, float]:
+    def evaluate(self, epoch: int, *, final: bool) -> None:
         """Evaluate raw and averaged weights after `epoch`; the final time in float32, with predictions kept."""
         bf16 = self.bf16 and not final
         predictions = self.predictions(self.state.model, bf16)
@@ -175,6 +151,7 @@ class Trainer:
         if self.state.ema:
             averaged = score(self.predictions(self.state.ema.module, bf16))
             scores |= {"top1_ema": averaged.top1, "top5_ema": averaged.top5, "loss_ema": averaged.log_loss}
+        self.scores = scores
         if final and self.processes.first:
             predictions.save(self.folder / "predictions.npz", self.evaluation.names)
         if raw.top1 > self.state.best_top1:
@@ -190,7 +167,6 @@ class Trainer:
             **scores,
             **self.gaussian_values(),
         )
-        return scores
 
     def predictions(self, model: nn.Module, bf16: bool) -> Predictions:
         def prepare(images: Tensor) -> Tensor:
@@ -227,7 +203,8 @@ class Trainer:
         if not layers:
             return {}
         read = iter(torch.cat([torch.cat([g.sigma.abs(), g.amplitude]) for g in layers]).tolist())
-        sigma, amplitude = [], []
+        sigma: list[Any] = []
+        amplitude: list[Any] = []
         for count in (len(g.sigma) for g in layers):
             for values in (sigma, amplitude):
                 pair = list(itertools.islice(read, count))
@@ -248,6 +225,7 @@ class Trainer:
                     "config": self.container,
                     "classes": self.train_batches.classes,
                     "seconds": self.seconds,
+                    "scores": self.scores,
                     "record": self.observer.position(),
                 },
             )
@@ -256,4 +234,4 @@ class Trainer:
     def resume(self, content: dict[str, Any]) -> None:
         """Take up the state of a checkpoint."""
         self.state.load_state_dict(content)
-        self.seconds = content["seconds"]
+        self.seconds, self.scores = content["seconds"], content["scores"]
