@@ -1,5 +1,6 @@
 """Train a network: `python train.py model=vit_b16_gab data=imagenet`. Every setting is a file or a line in conf/."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,9 @@ def network(config: Config, num_classes: int) -> nn.Module:
 
 def train(processes: Processes, config: Config, container: dict[str, Any], folder: Path) -> None:
     """What each process of the run does."""
-    torch.use_deterministic_algorithms(config.run.deterministic)
+    if config.run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
+        torch.use_deterministic_algorithms(True)
     if processes.first:
         data.prepare(config.data)
     processes.barrier()
