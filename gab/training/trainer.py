@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ class Trainer:
         network: nn.Module = model
         if processes.count > 1:
             devices = [processes.device] if processes.device.type == "cuda" else None
-            network = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+            with warnings.catch_warnings():  # torch 2.15 has a new name for broadcast_buffers, 2.11 only this one
+                warnings.simplefilter("ignore", FutureWarning)
+                network = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
         self.augment = Augment(
             config.augment, seed=config.seed, mean=config.data.mean, std=config.data.std, device=processes.device
         )
