@@ -12,12 +12,13 @@ from queue import Empty, Full, Queue
 from threading import Lock
 from typing import Any
 
-import ffcv.loader.epoch_iterator
 import numba
 import numpy as np
 import torch
 from ffcv.fields.rgb_image import IMAGE_MODES, SimpleRGBImageDecoder
 from ffcv.loader import Loader
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.memory_managers import OSCacheManager
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
 from ffcv.transforms import ToTensor
@@ -34,6 +35,23 @@ from data.resample import resize_crop
 AHEAD = 2  # batches that wait for the consumer
 POLL = 0.2  # seconds between two looks at whether the other side still lives
 LAUNCH = Lock()  # numba's plainest threading layer ends the process when two threads start parallel code at once
+
+
+def compile_reader(manager: OSCacheManager) -> Callable:
+    """FFCV's reader of the bytes at an address of the memory map, without its signature.
+
+    That one marks numba's own type of byte arrays as read-only, for the whole process: code that is compiled later,
+    ours or not, may then not write to such arrays any more.
+    """
+
+    def read(address, state):
+        mapped, starts, sizes = state
+        return mapped[address : address + sizes[np.searchsorted(starts, address)]]
+
+    return Compiler.compile(read)
+
+
+OSCacheManager.compile_reader = compile_reader
 
 
 class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
@@ -89,7 +107,7 @@ class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
         return decode
 
 
-class Epoch(ffcv.loader.epoch_iterator.EpochIterator):
+class Epoch(EpochIterator):
     """FFCV's loader thread over batches of sample indices, with the traps taken out.
 
     It hands out copies, where FFCV's own reuses its memory under the consumer; an error reaches the consumer, who

@@ -109,14 +109,20 @@ class Workers:
         self.requests.requests = [(seed, epoch, indices[start : start + self.batch_size]) for start in starts]
         if not self.requests.requests:
             return
-        for answer in self.loader:
-            if isinstance(answer, DataError):
-                raise answer
-            yield answer
+        try:
+            for answer in self.loader:
+                if isinstance(answer, DataError):
+                    raise answer
+                yield answer
+        except Exception:
+            self.close()  # a dead worker would raise again, wherever the program is then
+            raise
 
     def close(self) -> None:
         """End the workers; they start again when asked for more."""
-        self.loader._iterator = None
+        if self.loader._iterator is not None:
+            self.loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
+            self.loader._iterator = None
 
     def describe(self) -> str:
         return f"torch: {self.num_samples:,} original images decoded by Pillow; {self.workers} worker processes"
