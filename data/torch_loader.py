@@ -16,6 +16,7 @@ from data.resample import resize_crop
 from data.stored import stored_image
 from data.transforms import eval_image
 
+CHUNK = 32  # images that are decoded before their crops are drawn, which costs as much for one as for many
 Request = tuple[int, int, np.ndarray]  # seed, epoch, sample indices of a batch
 
 
@@ -26,17 +27,21 @@ class TrainDataset(Dataset):
         self.source, self.data = source, data
 
     def __getitem__(self, request: Request) -> Decoded | DataError:
-        data, (seed, epoch, indices) = self.data, request
-        pixels = torch.empty(len(indices), data.image_size, data.image_size, 3, dtype=torch.uint8)
+        seed, epoch, indices = request
+        size = self.data.image_size
+        pixels = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
         crops = np.empty((len(indices), 6), np.int32)
-        for n, i in enumerate(indices):
+        for start in range(0, len(indices), CHUNK):
+            part = slice(start, start + CHUNK)
             try:
-                image = np.array(stored_image(self.source, i, data.write.max_size))
+                images = [np.array(stored_image(self.source, i, self.data.write.max_size)) for i in indices[part]]
             except DataError as error:
                 return error  # raised by a worker, it would arrive as a traceback
-            crops[n] = draw_crops(data.crop, seed, epoch, i, *image.shape[:2])[0]
-            top, left, height, width, flip, bicubic = crops[n].tolist()
-            resize_crop(image, top, left, height, width, bool(bicubic), bool(flip), pixels[n].numpy())
+            heights, widths = zip(*(image.shape[:2] for image in images), strict=True)
+            crops[part] = draw_crops(self.data.crop, seed, epoch, indices[part], heights, widths)
+            for image, crop, out in zip(images, crops[part].tolist(), pixels[part].numpy(), strict=True):
+                top, left, height, width, flip, bicubic = crop
+                resize_crop(image, top, left, height, width, bool(bicubic), bool(flip), out)
         return decoded(self.source, pixels, indices, crops)
 
 
