@@ -10,6 +10,7 @@ def fill_in(cfg: DictConfig, device: str) -> None:
     """Decide `auto` where it depends on the device, so that the stored config says what was done."""
     if cfg.train.precision == "auto":
         cfg.train.precision = "bf16" if device == "cuda" else "fp32"
+    cfg.run.compile = cfg.run.compile.lower()  # a command line's true is a boolean, which the schema turns into True
     if cfg.run.compile == "auto":
         cfg.run.compile = "true" if device == "cuda" else "false"
 
