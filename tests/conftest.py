@@ -15,11 +15,11 @@ from omegaconf import DictConfig
 ROOT = Path(__file__).parents[1]
 
 # A ViT that trains in seconds with every source of randomness on, and LayerScale raised so that attention counts.
-TINY = (
-    "experiment=digits model.embed_dim=48 model.depth=2 model.drop_path_rate=0.1 augment=gab augment.mixing_group=4 "
-    "data.loader=torch run.workers=1 tracking.wandb=disabled run.device=cpu train.epochs=2 train.batch_size=32 "
-    "train.max_steps=10 run.log_every=1"
-).split()
+TINY = [
+    *("experiment=digits", "model.embed_dim=48", "model.depth=2", "model.drop_path_rate=0.1"),
+    *("augment=gab", "augment.mixing_group=4", "train.batch_size=32", "train.epochs=2", "train.max_steps=10"),
+    *("data.loader=torch", "run.workers=1", "run.device=cpu", "run.log_every=1", "tracking.wandb=disabled"),
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

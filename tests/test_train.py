@@ -1,4 +1,4 @@
-"""Whole runs of train.py, on handwritten digits: what the record proves, and that nothing depends on how it is computed."""
+"""Whole runs of train.py on handwritten digits: what the record proves, and that it matters not how it is computed."""
 
 import json
 import math
@@ -158,9 +158,10 @@ def test_an_interrupted_run_continues_bit_for_bit(
             raise Stopped
         write(self, row_kind, **fields)
 
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch:
         patch.setattr(train.Observer, "write", stop)
-        tiny_run(tmp_path, GAB)
+        with pytest.raises(Stopped):
+            tiny_run(tmp_path, GAB)
     assert not rows(tmp_path / "run", "end")
     capsys.readouterr()
     again = tiny_run(tmp_path, GAB)

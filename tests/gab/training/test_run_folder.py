@@ -46,21 +46,30 @@ def test_what_changes_results_changes_the_name(section: str, key: str, value) ->
     assert differences(CONFIG, changed(section, key, value)) == [f"{section}.{key}: {CONFIG[section][key]} -> {value}"]
 
 
-def test_the_same_run_is_opened_again(tmp_path: Path) -> None:
-    make_folder(tmp_path / "run", CONFIG)
-    check_folder(tmp_path / "run", changed("run", "processes", "2"))
-    make_folder(tmp_path / "run", changed("run", "processes", "2"))
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["run"]["processes"] == "2"
+def test_the_same_run_is_found_again(tmp_path: Path) -> None:
+    folder, again = tmp_path / "run", changed("run", "processes", "2")
+    check_folder(folder, CONFIG)
+    assert not folder.exists()
+    make_folder(folder, CONFIG)
+    check_folder(folder, again)
+    make_folder(folder, again)
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == again
 
 
 def test_another_config_is_refused(tmp_path: Path) -> None:
     make_folder(tmp_path / "run", CONFIG)
     with pytest.raises(UserError, match=r"optim\.lr: 0\.001 -> 0\.002.*another run\.name"):
         check_folder(tmp_path / "run", changed("optim", "lr", 2e-3))
-    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text()) == CONFIG
 
 
-def test_no_place_for_the_folder(tmp_path: Path) -> None:
+def test_no_place_for_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be written .*run\.dir"):
+    with pytest.raises(UserError, match=r"file/run cannot be written \(Not a directory\).*run\.dir"):
         make_folder(tmp_path / "file" / "run", CONFIG)
+
+    def full(*_, **__) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(UserError, match=r"run cannot be written \(No space left on device\): free space"):
+        make_folder(tmp_path / "run", CONFIG)
