@@ -33,6 +33,10 @@ def sentences() -> Iterator[None]:
         yield
     except (DataError, UserError) as error:
         _exit(str(error))
+    except AssertionError as error:  # OmegaConf's, for KEY of SECTION.KEY=VALUE where the section is null
+        if "Unexpected type for root: NoneType" not in str(error):
+            raise
+        _exit("a setting of data or model needs that section: add data=NAME, or model=timm model.name=NAME")
     except (HydraException, OmegaConfBaseException) as error:
         if chosen:
             raise

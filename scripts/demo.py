@@ -73,8 +73,8 @@ def has_ffcv() -> bool:
 def call(arguments: list[str]) -> None:
     """Show a command as one would type it, and run it; ends the demo if it fails, since it has said why."""
     print(f"\n$ {shlex.join([PYTHON, *arguments])}", flush=True)
-    threads = str(min(4, len(os.sched_getaffinity(0))))  # a network so small only waits for more of them
-    done = subprocess.run([sys.executable, *arguments], env={"OMP_NUM_THREADS": threads, **os.environ})
+    one_thread = {"OMP_NUM_THREADS": "1"}  # more of them mostly wait for one another where a network is so small
+    done = subprocess.run([sys.executable, *arguments], env=one_thread | os.environ)
     if done.returncode:
         sys.exit(done.returncode)
 

@@ -1,0 +1,57 @@
+"""What README.md says of names, settings, files and sizes is true."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conf.errors import known_keys
+from conf.schema import typed
+from gab.models import build
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+SECTIONS = ("model", "data", "augment", "optim", "train", "run", "checkpoint", "tracking", "eval")
+MODELS = re.findall(r"^\| `(\w+)` \| .*? \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, re.MULTILINE)
+SMALL = [row for row in MODELS if row[0] in ("vit_t16", "vit_s16", "deit_t16", "deit_s16")]
+
+
+def test_settings_exist() -> None:
+    named = set(re.findall(rf"(?:^|[\s`])((?:{'|'.join(SECTIONS)})\.(?!py`)[\w.]+)(?==|`)", README, re.MULTILINE))
+    assert len(named) > 50
+    assert named - set(known_keys()) == set()
+
+
+def test_choices_of_groups_exist() -> None:
+    named = re.findall(r"(?:^|[\s`])(model|data|augment|debug)=([\w,]+)", README, re.MULTILINE)
+    chosen = {(group, name) for group, names in named for name in names.split(",") if name != "NAME"}
+    assert len(chosen) > 8
+    assert [choice for choice in chosen if not (ROOT / "conf" / choice[0] / f"{choice[1]}.yaml").is_file()] == []
+
+
+def test_files_exist() -> None:
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    paths = re.findall(r"`?\b((?:tests|scripts|docs|conf|gab|data)/[\w/.]+\.(?:py|svg))\b", README)
+    scripts = re.findall(r"^python ([\w/]+\.py)", README, re.MULTILINE)
+    assert len(links) >= 4
+    assert len(paths) >= 4
+    assert [path for path in {*links, *paths, *scripts} if not (ROOT / path).is_file()] == []
+
+
+def test_library_example_runs() -> None:
+    [example] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(example, names)
+    assert names["model"].patch_embed.img_size == (224, 224)
+
+
+@pytest.mark.parametrize("row", SMALL, ids=lambda row: row[0])
+def test_parameter_counts(row: tuple[str, ...]) -> None:
+    assert len(SMALL) == 4
+    switches = ["model.gab=false", "model.gab=true", "model.gab=true model.gaussian.per_head=true"]
+    for switch, count in zip(switches, row[1:], strict=True):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = typed(compose("train", [f"model={row[0]}", *switch.split()]))
+        model = build(config.model, image_size=224, num_classes=1000, seed=0)
+        assert f"{sum(p.numel() for p in model.parameters()):,}" == count
