@@ -4,6 +4,7 @@ from omegaconf import DictConfig
 
 from conf.schema import Config
 from gab.errors import UserError
+from gab.tracking.session import resolve_mode
 
 
 def fill_in(cfg: DictConfig, device: str) -> None:
@@ -23,8 +24,10 @@ def check(config: Config, processes: int) -> None:
     """
     _choice("train.precision", config.train.precision, ("bf16", "fp32"))
     _choice("run.compile", config.run.compile, ("true", "false"))
-    _positive("train.epochs", config.train.epochs)
-    _positive("train.batch_size", config.train.batch_size)
+    for section, keys in _COUNTS.items():
+        for key in keys:
+            _positive(f"{section}.{key}", getattr(getattr(config, section), key))
+    resolve_mode(config.tracking)
     _batch(config, processes)
 
 
@@ -33,8 +36,16 @@ def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
         raise UserError(f"{key}={value} is unknown: choose one of auto, {', '.join(known)}")
 
 
-def _positive(key: str, value: int) -> None:
-    if value < 1:
+_COUNTS = {
+    "train": ("epochs", "batch_size", "eval_every", "max_steps", "eval_batches"),
+    "augment": ("mixing_group",),
+    "run": ("micro_batch", "workers", "log_every", "eval_batch"),
+    "checkpoint": ("every_epochs",),
+}
+
+
+def _positive(key: str, value: int | None) -> None:
+    if value is not None and value < 1:
         raise UserError(f"{key}={value}: give a number of at least 1")
 
 

@@ -19,6 +19,7 @@ from data.errors import DataError
 from gab.errors import UserError
 
 ROOT = Path(__file__).parent
+TRACEBACKS = "HYDRA_FULL_ERROR" in os.environ  # the user wants to see all
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def sentences() -> Iterator[None]:
 
     Hydra would catch them first and print its own; HYDRA_FULL_ERROR, unless set by the user, lets them through.
     """
-    chosen = os.environ.get("HYDRA_FULL_ERROR")
+    before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
@@ -38,11 +39,11 @@ def sentences() -> Iterator[None]:
             raise
         _exit("a setting of data or model needs that section: add data=NAME, or model=timm model.name=NAME")
     except (HydraException, OmegaConfBaseException) as error:
-        if chosen:
+        if TRACEBACKS:
             raise
         _exit(explain(error))
     finally:
-        if chosen is None:
+        if before is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
@@ -106,7 +107,7 @@ _ANSWERS: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (r"is not a ListConfig, list or tuple.\s+full_key: (\S+)", lambda m: f"{m[1]} takes a list: write {m[1]}=[a,b]"),
     (r"is not a subclass of \w+. value: .*\s+full_key: (\S+)", lambda m: f"{m[1]} is a section: set {m[1]}.KEY=VALUE"),
     (
-        r"Missing mandatory value: \S+\s+full_key: (\S+)",
+        r"(?:interpolation: Missing mandatory value: |Missing mandatory value: \S+\s+full_key: )(\S+)",
         lambda m: f"{m[1]} must be given: add {m[1]}=VALUE to the command",
     ),
     (r"parsing override '([^']*)'\s+missing EQUAL", lambda m: f"{m[1]!r} is not an override: write {m[1]}=VALUE"),
