@@ -3,6 +3,7 @@
 Everything collective goes through `Processes`, so that a single process pays nothing for it.
 """
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -153,6 +154,7 @@ def launch(work: Callable[..., None], args: tuple[Any, ...], *, count: int, devi
         work(_join(0, 1, 0, 1, device), *args)
     else:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # the end of the others is no news
         sentences = mp.get_context("spawn").SimpleQueue()
         try:
             mp.spawn(_child, (count, device, work, args, sentences), nprocs=count)
