@@ -1,0 +1,267 @@
+"""What a user can get wrong: one sentence that names it and the remedy, exit code 2, and nothing left behind."""
+
+import json
+import re
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from data.config import DataConfig, WriteConfig
+from data.writer import write_split
+
+ROOT = Path(__file__).parents[1]
+SMALL = [  # were it not refused, it would end soon
+    *("experiment=digits", "data.loader=torch", "run.workers=1", "run.device=cpu", "tracking.wandb=disabled"),
+    *("train.epochs=1", "train.max_steps=1"),
+]
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Refused:
+    """`refused(script, *arguments)`: run it as `python script arguments` does; gives the sentence."""
+
+    def run(script: str, *arguments: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        err = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert re.fullmatch(r"error: [^\n]+\n", err), err
+        assert sorted(tmp_path.iterdir()) == before
+        return err.removeprefix("error: ").strip()
+
+    return run
+
+
+SETTINGS = {
+    "model=vit_b16_gap": r"model=vit_b16_gap is unknown: did you mean .*vit_b16_gab",
+    "data=imagnet": r"data=imagnet is unknown: did you mean imagenet\?",
+    "augment=deit": r"augment=deit is unknown: choose one of gab, none",
+    "experiment=digit": r"experiment=digit is unknown: did you mean digits\?",
+    "optim.lr_rate=1": r"optim\.lr_rate is not a setting: did you mean optim\.lr",
+    "model.depht=3": r"model\.depht is not a setting: did you mean model\.depth",
+    "+model.dropout=0.1": r"model\.dropout is not a setting",
+    "+extra=1": r"extra is not a setting",
+    "train.epochs=many": r"train\.epochs=many is of the wrong type: give a whole number",
+    "train.batch_size=1.5": r"train\.batch_size=1\.5 is of the wrong type: give a whole number",
+    "optim.lr=fast": r"optim\.lr=fast is of the wrong type: give a number",
+    "model.gab=perhaps": r"model\.gab=perhaps is of the wrong type: give true or false",
+    "optim.betas=0.9": r"optim\.betas takes a list",
+    "model.gab=true model.gaussian.sigma=wide": r"model\.gaussian\.sigma.*wide.*auto",
+    "epochs": r"'epochs' is not an override: write epochs=VALUE",
+    "train.precision=fp16": r"train\.precision=fp16 is unknown: choose one of auto, bf16, fp32",
+    "run.compile=maybe": r"run\.compile=maybe is unknown",
+    "run.device=tpu": r"run\.device=tpu is unknown: choose auto, cuda or cpu",
+    "run.processes=two": r"run\.processes=two: give a number of processes, or auto",
+    "train.epochs=0": r"train\.epochs=0: give a number of at least 1",
+    "run.log_every=0": r"run\.log_every=0: give a number of at least 1",
+    "run.micro_batch=0": r"run\.micro_batch=0: give a number of at least 1",
+    "run.eval_batch=-1": r"run\.eval_batch=-1: give a number of at least 1",
+    "augment.mixing_group=0": r"augment\.mixing_group=0: give a number of at least 1",
+    "tracking.wandb=yes": r"tracking\.wandb.*(yes|True).*online.*offline.*disabled",
+    "model.num_heads=5": r"embed_dim.*96.*num_heads.*5|num_heads.*5.*embed_dim.*96",
+    "model.patch_size=7": r"patch_size.*7",
+    "data.loader=dali": r"data\.loader",
+    "data.reader=lmdb": r"data\.reader",
+    "data.crop.interpolation=nearest": r"data\.crop\.interpolation",
+    "train.batch_size=4096": r"1437 training images do not fill one batch of 4096; lower the batch size",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("override", SETTINGS)
+def test_settings(override: str, refused: Refused) -> None:
+    assert re.search(SETTINGS[override], refused("train.py", *SMALL, *override.split()))
+
+
+BATCHES = {
+    "train.batch_size=33 run.processes=2": r"train\.batch_size=33 does not divide into 2 processes: .*batch_size=32",
+    "train.batch_size=32 run.micro_batch=12": r"run\.micro_batch=12 does not divide the 32 images.*micro_batch=8",
+    "train.batch_size=36 augment=gab": r"augment\.mixing_group=8 does not divide the 36 images",
+    "train.batch_size=32 augment=gab run.micro_batch=4": r"augment\.mixing_group=8 does not divide run\.micro_batch=4",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", BATCHES)
+def test_batches(overrides: str, refused: Refused) -> None:
+    assert re.search(BATCHES[overrides], refused("train.py", *SMALL, *overrides.split()))
+
+
+def test_unknown_timm_model(refused: Refused) -> None:
+    said = refused("train.py", "model=timm", "model.name=vit_relpos_smal_patch16_224", "data=digits",
+                   "data.loader=torch", "train.batch_size=32")  # fmt: skip
+    assert "vit_relpos_smal_patch16_224" in said
+    assert "did you mean vit_relpos_small_patch16_224" in said
+    assert "model.name must be given" in refused("train.py", "model=timm", "data=digits")
+
+
+def test_cuda_where_there_is_none(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = refused("train.py", *SMALL, "run.device=cuda")
+    assert said.startswith("run.device=cuda, but PyTorch sees no CUDA device here: use run.device=auto")
+
+
+def test_no_place_for_the_run(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = refused("train.py", *SMALL, "run.dir=file", "run.name=run")
+    assert re.search(r"file/run cannot be written \(Not a directory\).*run\.dir", said)
+
+
+# -- folders and files of images --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of crops from two photographs, as JPEG files and as .beton."""
+    root = tmp_path_factory.mktemp("photos")
+    for name, pixels in zip(("china", "flower"), load_sample_images().images):
+        for split, count in (("train", 4), ("val", 2)):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                part = Image.fromarray(pixels).crop((40 * i, 30 * i, 40 * i + 90, 30 * i + 70))
+                part.save(root / split / name / f"{i}.jpg")
+    config = DataConfig(name="folder", root=str(root), image_size=32, write=WriteConfig())
+    for split in ("train", "val"):
+        write_split(config, split)
+    return root
+
+
+@pytest.fixture
+def folder(photos: Path, tmp_path: Path) -> Path:
+    shutil.copytree(photos, tmp_path / "photos")
+    return tmp_path / "photos"
+
+
+def images(folder: Path, loader: str = "ffcv") -> list[str]:
+    where = [f"data.root={folder}", f"data.loader={loader}"]
+    return [*SMALL, "data=folder", "data.image_size=32", "train.batch_size=4", *where]
+
+
+def test_missing_and_empty_folders(refused: Refused, tmp_path: Path) -> None:
+    assert re.search(r"nowhere.*data\.root", refused("train.py", *images(tmp_path / "nowhere")))
+    (tmp_path / "empty" / "train").mkdir(parents=True)
+    (tmp_path / "empty" / "val").mkdir()
+    assert re.search(r"empty/train is empty", refused("train.py", *images(tmp_path / "empty")))
+
+
+def test_empty_class_and_class_missing_in_validation(refused: Refused, folder: Path) -> None:
+    shutil.rmtree(folder / "val" / "flower")
+    assert "Validation has no images of class flower" in refused("train.py", *images(folder, "torch"))
+    (folder / "val" / "flower").mkdir()
+    assert re.search(r"val/flower has no images", refused("train.py", *images(folder, "torch")))
+
+
+def test_files_not_yet_written(refused: Refused, folder: Path) -> None:
+    shutil.rmtree(folder / "beton")
+    pytest.importorskip("ffcv")
+    said = refused("train.py", *images(folder))
+    assert "train_max500_q90.beton does not exist" in said
+    assert "python scripts/write_beton.py data=folder" in said
+
+
+def spoil(path: Path, how: str) -> None:
+    content, sidecar = path.read_bytes(), path.with_name(path.name + ".json")
+    if how == "truncated":
+        path.write_bytes(content[:-1000])
+    elif how == "not a beton file":
+        path.write_bytes(b"\xff\xd8 a JPEG, say" + content[14:])
+    elif how == "of another version of the format":
+        path.write_bytes(b"\x09" + content[1:])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "of another transform":
+        sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"settings": {"size": 64}}))
+    elif how == "without sidecar":
+        sidecar.unlink()
+
+
+@pytest.mark.parametrize("split", ["train_max500_q90", "val_32_0.9_bicubic"])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("truncated", "cut short"),
+        ("not a beton file", "is not a .beton file"),
+        ("of another version of the format", "is not a .beton file"),
+        ("empty", "is not a .beton file"),
+        ("of another transform", "was written with"),
+        ("without sidecar", "has no sidecar"),
+    ],
+)
+def test_spoilt_files(how: str, said: str, split: str, refused: Refused, folder: Path) -> None:
+    spoil(folder / "beton" / f"{split}.beton", how)
+    sentence = refused("train.py", *images(folder))
+    assert f"{split}.beton" in sentence
+    assert said in sentence
+    assert "write_beton.py" in sentence
+
+
+def test_no_file_of_this_transform(refused: Refused, folder: Path) -> None:
+    sentence = refused("train.py", *images(folder), "data.eval_crop=0.8")
+    assert "val_32_0.8_bicubic.beton does not exist (there is val_32_0.9_bicubic.beton" in sentence
+    assert "data.eval_crop=0.8" in sentence
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_run: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("trained"), "train.max_steps=1", "train.epochs=1", "train.ema_decay=null")
+
+
+def test_checkpoint_of_another_model(refused: Refused, trained: Path, tmp_path: Path) -> None:
+    """The file was put into the folder of a run of another depth."""
+    (tmp_path / "runs" / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copy(trained / "checkpoints" / "last.pt", tmp_path / "runs" / "run" / "checkpoints")
+    said = refused("train.py", *SMALL, "run.name=run")
+    assert re.search(r"checkpoint is of another model \(missing: blocks\.2\.", said)
+
+
+EVALUATIONS = {
+    "checkpoint=none.pt": r"there is no checkpoint none\.pt",
+    "checkpoint=LAST eval.weights=ema": r"holds no averaged weights: take eval\.weights=raw",
+    "checkpoint=LAST eval.weights=best": r"eval\.weights=best is unknown: choose one of raw, ema, both",
+    "checkpoint=LAST eval.precision=fp8": r"eval\.precision=fp8 is unknown",
+    "checkpoint=LAST eval.splitt=val": r"eval\.splitt is not a setting: did you mean eval\.split",
+    "checkpoint=LAST model=vit_s16": r"give either checkpoint=FILE, or model=timm",
+    "": r"give either checkpoint=FILE, or model=timm",
+    "model=vit_s16 data=digits data.loader=torch": r"vit_s16 has no weights of its own",
+    "model=timm model.name=vit_relpos_small_patch16_224": r"add data=NAME",
+    "model=timm model.name=vit_relpos_smal data=digits data.loader=torch": r"vit_relpos_small_patch16_224",
+    "checkpoint=LAST data=PHOTOS": r"tells 10 classes apart .* but data=folder has 2",
+}
+
+
+@pytest.mark.parametrize("overrides", EVALUATIONS)
+def test_evaluations(overrides: str, refused: Refused, trained: Path, photos: Path) -> None:
+    filled = overrides.replace("LAST", str(trained / "checkpoints" / "last.pt"))
+    filled = filled.replace("data=PHOTOS", f"data=folder data.loader=torch data.image_size=32 data.root={photos}")
+    assert re.search(EVALUATIONS[overrides], refused("eval.py", *filled.split()))
+
+
+# -- the entry points as processes ------------------------------------------------------------------------------------
+
+
+def test_from_a_shell(command: Callable, tmp_path: Path) -> None:
+    done = command("train.py", *SMALL, "optim.lrr=1")
+    assert (done.code, done.out) == (2, "")
+    assert re.fullmatch(r"error: optim\.lrr is not a setting: [^\n]+\n", done.err)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_in_a_child_process(command: Callable, tmp_path: Path) -> None:
+    """What only the processes of the run find out is said once, too."""
+    done = command("train.py", *SMALL, "run.processes=2", "train.batch_size=4096")
+    assert done.code == 2
+    assert re.fullmatch(r"error: 1437 training images do not fill one batch [^\n]+\n", done.err)
+    assert not list(tmp_path.iterdir())
