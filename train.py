@@ -13,6 +13,7 @@ import data
 from conf.checks import check, fill_in
 from conf.errors import refuse_unknown, sentences
 from conf.schema import Config, plain, typed
+from gab.errors import UserError
 from gab.models import build, variant
 from gab.tracking import figures, provenance
 from gab.tracking.observer import Observer
@@ -43,6 +44,11 @@ def run(cfg: DictConfig) -> None:
     config: Config = typed(cfg)
     check(config, processes)
     info = data.inspect(config.data)
+    if info.train < config.train.batch_size:
+        raise UserError(
+            f"the {info.train:,} training images of data={config.data.name} do not fill one batch: "
+            f"lower train.batch_size={config.train.batch_size}"
+        )
     if config.run.dry:
         model = network(config, len(info.classes))
         print(report(config, model, variant=variant(config.model), train_images=info.train, processes=processes))

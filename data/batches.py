@@ -18,8 +18,8 @@ from data.stage import ready
 
 NO_FFCV = (
     "data.loader=ffcv needs FFCV, which does not import here ({}). Install it: as root, `apt-get install g++ "
-    "pkg-config libopencv-dev libturbojpeg0-dev`, or without root `conda install -c conda-forge pkg-config compilers "
-    "opencv libjpeg-turbo`; then `pip install ffcv==1.0.2 opencv-python`. Or set data.loader=torch."
+    "pkg-config libopencv-dev libturbojpeg0-dev`, or without root `conda install -c conda-forge compilers pkg-config "
+    "libjpeg-turbo 'opencv<5'`; then `pip install ffcv==1.0.2 opencv-python`. Or set data.loader=torch."
 )
 
 

@@ -169,4 +169,6 @@ def _disk_error(error: OSError, path: Path) -> DataError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return DataError(f"{path} may not be written ({error.strerror}); set data.root to a folder that may be.")
-    return DataError(f"{path} could not be written ({error}).")
+    return DataError(
+        f"{path} could not be written ({error.strerror or error}): set data.root, or GAB_DATA, to a folder that can."
+    )
