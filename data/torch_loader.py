@@ -105,6 +105,7 @@ class Workers:
             sampler=self.requests,
             collate_fn=as_it_is,
             num_workers=workers,
+            multiprocessing_context="fork" if workers else None,  # as by default, but in our processes too
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
