@@ -20,7 +20,7 @@ from gab.errors import UserError
 from gab.evaluators import Scores, predict, score, write_per_class
 from gab.models import build, variant
 from gab.training import checkpoint
-from gab.training.processes import Processes, choose_device, cores_per_process, count_processes, launch
+from gab.training.processes import Processes, choose_device, count_processes, launch, loader_options
 from gab.training.state import load_weights
 
 
@@ -61,10 +61,8 @@ def evaluate(processes: Processes, config: EvaluateConfig) -> None:
     batches = data.open_eval(
         config.data,
         batch_size=config.run.eval_batch,
-        rank=processes.rank,
-        processes=processes.count,
-        workers=config.run.workers or cores_per_process(processes.local_count),
         split=config.eval.split,
+        **loader_options(processes, config.run.workers),
     )
     name, models = networks(config, config.data, batches.classes)
     folder = Path(config.eval.out) if config.eval.out else default_folder(config, name)

@@ -21,7 +21,7 @@ from gab.tracking.record import read
 from gab.training import checkpoint
 from gab.training.digest import weights_digest
 from gab.training.dry import report
-from gab.training.processes import Processes, choose_device, cores_per_process, count_processes, launch
+from gab.training.processes import Processes, choose_device, count_processes, launch, loader_options
 from gab.training.profile import profiled
 from gab.training.run_folder import check_folder, make_folder, run_name
 from gab.training.schedule import effective_lr
@@ -83,19 +83,14 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
     if processes.first:
         data.prepare(config.data)
     processes.barrier()
-    rank, count = processes.rank, processes.count
-    workers = config.run.workers or cores_per_process(processes.local_count)
+    loading = loader_options(processes, config.run.workers)
     batches = data.open_train(
         config.data,
         batch_size=config.train.batch_size,
         seed=config.seed,
-        rank=rank,
-        processes=count,
-        workers=workers,
+        **loading,
     )
-    evaluation = data.open_eval(
-        config.data, batch_size=config.run.eval_batch, rank=rank, processes=count, workers=workers
-    )
+    evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, **loading)
     model = network(config, len(batches.classes))
     if processes.first:
         make_folder(folder, container)  # only now, so that what cannot work leaves nothing behind

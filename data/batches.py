@@ -60,6 +60,7 @@ class TrainBatches:
     def __init__(self, decoder: TrainDecoder, batch_size: int, seed: int, rank: int, processes: int):
         self.decoder, self.seed, self.rank, self.processes = decoder, seed, rank, processes
         self.batch_size = batch_size
+        self.current: object | None = None  # stands for the epoch that is being read
         self.classes, self.num_samples = decoder.classes, decoder.num_samples
         self.steps_per_epoch = self.num_samples // batch_size
         if self.steps_per_epoch == 0:
@@ -70,12 +71,19 @@ class TrainBatches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's block of every global batch of `epoch`, from step `start` on, which costs nothing.
 
-        One epoch at a time: asking for the next ends the one before.
+        One epoch at a time: asking for the next ends the one before, which then raises RuntimeError if it is used.
         """
         order = epoch_order(self.num_samples, self.seed, epoch)
         indices = process_share(order, self.batch_size, self.rank, self.processes, start)
-        for images, labels, batch, crops in self.decoder.decode(self.seed, epoch, indices):
+        self.current = current = object()
+        decoded = self.decoder.decode(self.seed, epoch, indices)
+        while self.current is current:
+            item = next(decoded, None)
+            if item is None:
+                return
+            images, labels, batch, crops = item
             yield Batch(images, labels, torch.from_numpy(batch), digest(batch, crops))
+        raise RuntimeError(f"epoch {epoch} was ended when another one was asked for: read one epoch at a time")
 
     def close(self) -> None:
         """Stop threads and worker processes."""
@@ -109,9 +117,19 @@ class EvalBatches:
 
 
 def open_train(
-    data: DataConfig, *, batch_size: int, seed: int, rank: int = 0, processes: int = 1, workers: int = 2
+    data: DataConfig,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    processes: int = 1,
+    workers: int = 2,
+    pin: bool = False,
 ) -> TrainBatches:
-    """Training batches; `batch_size` is global. Raises DataError for settings or files that cannot be used."""
+    """Training batches; `batch_size` is global, `pin` gives page-locked memory, for copies to a GPU.
+
+    Raises DataError for settings or files that cannot be used.
+    """
     check_crop(data.crop)
     check_loader(data)
     if batch_size < 1 or batch_size % processes:
@@ -121,16 +139,23 @@ def open_train(
     if data.loader == "ffcv":
         path, sidecar = ready(data, "train")
         with ffcv_loader() as ffcv:
-            decoder = ffcv.BetonTrain(path, sidecar, data, share, workers)
+            decoder = ffcv.BetonTrain(path, sidecar, data, share, workers, pin)
     else:
         from data.torch_loader import SourceTrain
 
-        decoder = SourceTrain(open_source(data, "train"), data, share, workers)
+        decoder = SourceTrain(open_source(data, "train"), data, share, workers, pin)
     return TrainBatches(decoder, batch_size, seed, rank, processes)
 
 
 def open_eval(
-    data: DataConfig, *, batch_size: int, rank: int = 0, processes: int = 1, workers: int = 2, split: str = "val"
+    data: DataConfig,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    processes: int = 1,
+    workers: int = 2,
+    pin: bool = False,
+    split: str = "val",
 ) -> EvalBatches:
     """Evaluation batches of at most `batch_size` images per process.
 
@@ -144,11 +169,11 @@ def open_eval(
     if data.loader == "ffcv" and data.eval_source == "beton" and split == "val":
         path, sidecar = ready(data, "val")
         with ffcv_loader() as ffcv:
-            decoder = ffcv.BetonEval(path, sidecar, batch_size, workers)
+            decoder = ffcv.BetonEval(path, sidecar, batch_size, workers, pin)
     else:
         from data.torch_loader import SourceEval
 
-        decoder = SourceEval(open_source(data, split), data, batch_size, workers)
+        decoder = SourceEval(open_source(data, split), data, batch_size, workers, pin)
     return EvalBatches(decoder, rank, processes)
 
 

@@ -32,6 +32,8 @@ from data.files import Sidecar, image_names
 from data.order import BICUBIC, FLIP, HEIGHT, LEFT, TOP, WIDTH, draw_crops
 from data.resample import resize_crop
 
+Prepare = Callable[[np.ndarray], None]  # take the sample indices of a batch
+Finish = Callable[[np.ndarray], Any]
 AHEAD = 2  # batches that wait for the consumer
 POLL = 0.2  # seconds between two looks at whether the other side still lives
 LAUNCH = Lock()  # numba's plainest threading layer ends the process when two threads start parallel code at once
@@ -114,11 +116,14 @@ class Epoch(EpochIterator):
     would wait for ever; it stops at once when asked; and it leaves torch's number of threads alone.
     """
 
-    def __init__(self, loader: Loader, indices: np.ndarray, finish: Callable[[np.ndarray], Any]):
-        """`finish` is called with the indices of each batch after it was decoded; its result goes with the batch."""
-        self.finish = finish
+    def __init__(self, loader: Loader, indices: np.ndarray, pin: bool, prepare: Prepare, finish: Finish):
+        """`prepare` and `finish` are called, in the thread, with the indices of each batch before and after decoding.
+
+        What `finish` returns goes with the batch.
+        """
+        self.prepare, self.finish = prepare, finish
         self.done: Queue = Queue(AHEAD)
-        self.device = torch.cuda.current_device() if torch.cuda.is_available() else None
+        self.device = torch.cuda.current_device() if pin else None
         super().__init__(loader, indices)  # starts the thread
 
     def run(self) -> None:
@@ -128,6 +133,7 @@ class Epoch(EpochIterator):
                 torch.cuda.set_device(self.device)  # pinning memory opens a context on the thread's device
             for number, indices in enumerate(self.iter_ixes):
                 slot = number % (self.loader.batches_ahead + 2)
+                self.prepare(indices)
                 with LAUNCH:
                     (images,) = self.run_pipeline(number, indices, slot, None)
                 owned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=self.device is not None)
@@ -179,31 +185,33 @@ class BetonFile:
     memory: FFCV's other cache keeps what a random order has touched, once per process, so it needs more memory still.
     """
 
-    def __init__(self, path: Path, decoder: SimpleRGBImageDecoder, batch_size: int, workers: int):
-        self.path = path
+    def __init__(self, path: Path, decoder: SimpleRGBImageDecoder, batch_size: int, workers: int, pin: bool):
+        self.path, self.pin = path, pin
         self.workers = max(1, min(workers, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         self.loader = Loader(
             str(path),
             batch_size=batch_size,
             num_workers=self.workers,
             os_cache=True,
-            batches_ahead=AHEAD,
+            batches_ahead=0,  # each batch is copied out before the next is decoded
             pipelines={"image": [decoder, ToTensor()], "label": None},
         )
         self.sizes = self.loader.reader.metadata["f0"]
         self.labels = torch.from_numpy(self.loader.reader.metadata["f1"].astype(np.int64))
         self.epoch: Epoch | None = None
 
-    def decode(self, indices: np.ndarray, finish: Callable[[np.ndarray], Any]) -> Iterator[tuple]:
-        """Batches of `indices` in order, see `Epoch.batches`. Leaving the iterator early ends its thread."""
+    def decode(self, indices: np.ndarray, prepare: Prepare, finish: Finish) -> Iterator[tuple]:
+        """Batches of `indices` in order, see `Epoch`. Leaving the iterator early ends its thread."""
         self.close()
         if not len(indices):
             return
-        self.epoch = epoch = Epoch(self.loader, indices, finish)
+        self.epoch = epoch = Epoch(self.loader, indices, self.pin, prepare, finish)
         try:
             yield from epoch.batches()
         finally:
             epoch.stop()
+            if self.epoch is epoch:
+                self.epoch = None  # with its memory
 
     def close(self) -> None:
         if self.epoch is not None:
@@ -211,28 +219,39 @@ class BetonFile:
             self.epoch = None
 
     def describe(self) -> str:
-        size, memory = self.path.stat().st_size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        size, memory = self.path.stat().st_size, usable_memory()
         fit = "fits into" if size < 0.8 * memory else "DOES NOT FIT into"
         return (
             f"ffcv: {self.path.name}, {len(self.labels):,} images, {size / 1e9:.2f} GB, memory-mapped, "
-            f"{fit} {memory / 1e9:.0f} GB of memory; {self.workers} threads"
+            f"{fit} {memory / 1e9:.0f} GB of memory; threads: {self.workers}"
         )
+
+
+def usable_memory() -> int:
+    """Bytes of the machine's memory, or of this job's share where a cgroup limits it."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(machine, int(text)) if text.isdigit() else machine
 
 
 class BetonTrain:
     """Training images of a .beton file, cropped by `data.order`. `batch_size` is this process's."""
 
-    def __init__(self, path: Path, sidecar: Sidecar, data: DataConfig, batch_size: int, workers: int):
+    def __init__(
+        self, path: Path, sidecar: Sidecar, data: DataConfig, batch_size: int, workers: int, pin: bool
+    ) -> None:
         self.classes, self.num_samples = sidecar.classes, sidecar.count
         self.crop = data.crop
         self.decoder = CropDecoder(data.image_size, sidecar.count)
-        self.file = BetonFile(path, self.decoder, batch_size, workers)
+        self.file = BetonFile(path, self.decoder, batch_size, workers, pin)
 
     def decode(self, seed: int, epoch: int, indices: np.ndarray) -> Iterator[Decoded]:
-        self.close()  # before its table of crops changes
-        sizes = self.file.sizes[indices]
-        self.decoder.crops[indices] = draw_crops(self.crop, seed, epoch, indices, sizes["height"], sizes["width"])
-        for images, batch, used in self.file.decode(indices, self._take_used):
+        def draw(batch: np.ndarray) -> None:
+            sizes = self.file.sizes[batch]
+            self.decoder.crops[batch] = draw_crops(self.crop, seed, epoch, batch, sizes["height"], sizes["width"])
+
+        for images, batch, used in self.file.decode(indices, draw, self._take_used):
             yield Decoded(images, self.file.labels[batch], batch, used)
 
     def close(self) -> None:
@@ -255,12 +274,12 @@ class BetonTrain:
 class BetonEval:
     """Evaluation images of a .beton file that was written after the evaluation transform."""
 
-    def __init__(self, path: Path, sidecar: Sidecar, batch_size: int, workers: int):
+    def __init__(self, path: Path, sidecar: Sidecar, batch_size: int, workers: int, pin: bool):
         self.classes, self.names = sidecar.classes, image_names(path)
-        self.file = BetonFile(path, SimpleRGBImageDecoder(), batch_size, workers)
+        self.file = BetonFile(path, SimpleRGBImageDecoder(), batch_size, workers, pin)
 
     def decode(self, indices: np.ndarray) -> Iterator[Decoded]:
-        for images, batch, _ in self.file.decode(indices, lambda _: None):
+        for images, batch, _ in self.file.decode(indices, lambda _: None, lambda _: None):
             yield Decoded(images, self.file.labels[batch], batch, NO_CROPS)
 
     def close(self) -> None:

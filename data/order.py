@@ -85,6 +85,8 @@ def draw_crops(
     crops[:, :4] = _central_box(heights, widths, crop.ratio)
     pending = np.arange(len(key))
     for attempt in range(TRIES):
+        if not len(pending):
+            break
         boxes, fits = _try_box(crop, key[pending], 4 * attempt, heights[pending], widths[pending])
         crops[pending[fits], :4] = boxes[fits]
         pending = pending[~fits]

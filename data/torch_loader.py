@@ -95,7 +95,7 @@ class Requests(Sampler):
 class Workers:
     """Persistent worker processes that answer requests to `dataset`, in order."""
 
-    def __init__(self, dataset: TrainDataset | EvalDataset, batch_size: int, workers: int):
+    def __init__(self, dataset: TrainDataset | EvalDataset, batch_size: int, workers: int, pin: bool):
         self.batch_size, self.workers = batch_size, workers
         self.num_samples = len(dataset.source)
         self.requests = Requests()
@@ -105,9 +105,9 @@ class Workers:
             sampler=self.requests,
             collate_fn=as_it_is,
             num_workers=workers,
-            multiprocessing_context="fork" if workers else None,  # as by default, but in our processes too
+            multiprocessing_context="fork" if workers else None,  # a process of ours would spawn, and compile anew
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin,
         )
 
     def decode(self, seed: int, epoch: int, indices: np.ndarray) -> Iterator[Decoded]:
@@ -120,6 +120,9 @@ class Workers:
                 if isinstance(answer, DataError):
                     raise answer
                 yield answer
+        except (EOFError, ConnectionError) as error:  # its pipe may tell first
+            self.close()
+            raise RuntimeError("A DataLoader worker has died; was it short of memory?") from error
         except Exception:
             self.close()  # a dead worker would raise again, wherever the program is then
             raise
@@ -131,27 +134,27 @@ class Workers:
             self.loader._iterator = None
 
     def describe(self) -> str:
-        return f"torch: {self.num_samples:,} original images decoded by Pillow; {self.workers} worker processes"
+        return f"torch: {self.num_samples:,} original images decoded by Pillow; worker processes: {self.workers}"
 
 
 class SourceTrain:
     """Training images of a reader, cropped by `data.order`. `batch_size` is this process's."""
 
-    def __init__(self, source: Source, data: DataConfig, batch_size: int, workers: int):
+    def __init__(self, source: Source, data: DataConfig, batch_size: int, workers: int, pin: bool):
         self.classes, self.num_samples = source.classes, len(source)
         dataset = TrainDataset(source, data)
         if workers:
             compile_resize()  # once, here, and not in every worker
-        self.loader = Workers(dataset, batch_size, workers)
+        self.loader = Workers(dataset, batch_size, workers, pin)
         self.decode, self.close, self.describe = self.loader.decode, self.loader.close, self.loader.describe
 
 
 class SourceEval:
     """Images of a reader after the evaluation transform, by Pillow."""
 
-    def __init__(self, source: Source, data: DataConfig, batch_size: int, workers: int):
+    def __init__(self, source: Source, data: DataConfig, batch_size: int, workers: int, pin: bool):
         self.classes, self.names = source.classes, source.names
-        self.loader = Workers(EvalDataset(source, data), batch_size, workers)
+        self.loader = Workers(EvalDataset(source, data), batch_size, workers, pin)
         self.close, self.describe = self.loader.close, self.loader.describe
 
     def decode(self, indices: np.ndarray) -> Iterator[Decoded]:

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ import torch.multiprocessing as mp
 from gab.errors import UserError
 
 USER_ERROR = 2  # exit code
+PATIENCE = timedelta(hours=1)  # one node may still copy its data while another waits
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,16 @@ def cores_per_process(local_count: int) -> int:
     return max(len(os.sched_getaffinity(0)) // local_count, 1)
 
 
+def loader_options(processes: Processes, workers: int | None) -> dict[str, Any]:
+    """This process's part in reading data, as keywords of the data wing; `workers` null: its share of cores."""
+    return {
+        "rank": processes.rank,
+        "processes": processes.count,
+        "workers": workers or cores_per_process(processes.local_count),
+        "pin": processes.device.type == "cuda",
+    }
+
+
 def _join(rank: int, count: int, local_rank: int, local_count: int, device: str) -> Processes:
     """Enter the process group (environment variables name the meeting point)."""
     place = torch.device(device, local_rank) if device == "cuda" else torch.device("cpu")
@@ -115,6 +127,7 @@ def _join(rank: int, count: int, local_rank: int, local_count: int, device: str)
             rank=rank,
             world_size=count,
             device_id=place if device == "cuda" else None,
+            timeout=PATIENCE,
         )
     return Processes(rank, count, local_rank, local_count, place)
 

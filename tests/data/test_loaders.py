@@ -217,6 +217,21 @@ def test_leaving_early_stops_the_thread(ffcv_train):
     assert not loader_threads()
 
 
+@pytest.mark.parametrize("loader", ["ffcv_train", "torch_train"])
+def test_one_epoch_at_a_time(request, loader):
+    if loader == "ffcv_train":
+        pytest.importorskip("ffcv")
+    batches = request.getfixturevalue(loader)
+    first, whole = batches.epoch(0), gather(batches.epoch(1))
+    next(first)
+    second = batches.epoch(1)
+    begin = next(second)
+    with pytest.raises(RuntimeError, match="epoch 0 was ended"):
+        next(first)
+    rest = gather(second)
+    assert torch.equal(torch.cat([begin.indices, rest.indices]), whole.indices)
+
+
 @needs_ffcv
 def test_an_error_in_the_thread_is_raised(ffcv_train, monkeypatch):
     from data.ffcv_loader import Epoch
@@ -253,7 +268,7 @@ def test_threads_of_torch_are_left_alone(data, ffcv_train):
     try:
         torch.set_num_threads(3)
         more = open_train(data, batch_size=BATCH, seed=SEED, workers=10_000)  # more than there are cores
-        assert f"{ffcv_train.decoder.file.workers} threads" in more.describe()
+        assert f"threads: {ffcv_train.decoder.file.workers}" in more.describe()
         next(ffcv_train.epoch(0))
         assert torch.get_num_threads() == 3
     finally:
