@@ -110,7 +110,7 @@ class AugmentConfig:
     switch_prob: float = 0.5  # of cutmix where both are on
     mixing_group: int = 8  # consecutive samples of the global batch that mix with one another
     label_smoothing: float = 0.1
-    missing: list[str] = field(default_factory=list)  # parts of the published recipe that this version lacks: said at start
+    missing: list[str] = field(default_factory=list)  # parts of the recipe that this version lacks; said at start
 
 
 @dataclass
