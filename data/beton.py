@@ -40,11 +40,11 @@ class Header:
     page_size: int  # bytes
 
 
-def read_header(path: Path) -> Header:
-    """The header of `path`; raises DataError if it is not a .beton file of this format, or has no data."""
+def read_header(path: Path) -> Header | None:
+    """The header of `path`; None if it is not a .beton file of this format, or has no data. Raises OSError."""
     raw = np.fromfile(path, dtype=HEADER, count=1)
     if not len(raw) or raw["version"][0] != VERSION or raw["num_fields"][0] != 2 or raw["alloc_ptr"][0] == 0:
-        raise DataError(f"{path} is not a .beton file with images and labels; write it by scripts/write_beton.py.")
+        return None
     return Header(int(raw["num_samples"][0]), int(raw["page_size"][0]))
 
 

@@ -2,16 +2,23 @@
 
 import gzip
 import json
+import re
 import shlex
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from data import disk
 from data.beton import read_header
 from data.config import DataConfig
 from data.errors import DataError
 from data.transforms import check_transform
 
+CONF = Path(__file__).parents[1] / "conf" / "data"  # a file for each data set that a command can name
+REWRITE = "write the file again by scripts/write_beton.py, with --force"
 FORMAT = 1  # of the sidecar, and of what the settings in it mean
 
 
@@ -68,19 +75,41 @@ def settings(data: DataConfig, split: str) -> dict[str, Any]:
 def write_command(data: DataConfig, split: str) -> str:
     """The command that makes the file of `split`, and that of the other split if it is missing too.
 
-    It names the settings that are not the schema's own, or all of them where files with others lie.
+    It names the settings that differ from those of the data set's config file, or all where files with others lie.
     """
     other = "val" if split == "train" else "train"
-    splits = [split] if beton(data, other).exists() else ["train", "val"]
+    splits = [split] if is_complete(beton(data, other)) else ["train", "val"]
     keys = {"size": "data.image_size", "crop": "data.eval_crop", "interpolation": "data.eval_interpolation"}
-    parts = [f"data={data.name}", f"data.root={data.root}"]
+    file = data.name if (CONF / f"{data.name}.yaml").is_file() else "folder"
+    usual = _usual(file)
+    parts = [f"data={file}"]
+    for key in ("name", "reader", "root"):
+        if getattr(data, key) != getattr(usual, key):
+            parts.append(f"data.{key}={_quoted(getattr(data, key))}")
     for one in splits:
-        usual = settings(DataConfig(name=data.name, root=data.root), one)
         for key, value in settings(data, one).items():
-            if value != usual.get(key) or _other_files(data, one):
+            if value != settings(usual, one).get(key) or _other_files(data, one):
                 parts.append(f"{keys.get(key, f'data.write.{key}')}={value}")
     choice = ["--split", split] if len(splits) == 1 else []
     return shlex.join(["python", "scripts/write_beton.py", *parts, *choice])
+
+
+def _usual(file: str) -> DataConfig:
+    """What `data=file` on a command line sets, without the root, which depends on the environment."""
+    content = OmegaConf.to_container(OmegaConf.load(CONF / f"{file}.yaml"))
+    assert isinstance(content, dict)
+    own = {key: value for key, value in content.items() if key != "defaults"} | {"root": ""}
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), own))  # type: ignore[return-value]
+
+
+def _quoted(value: str) -> str:
+    """`value` for the right side of an override: what is not plain, Hydra wants in quotes."""
+    return value if re.fullmatch(r"[\w./~+-]+", value) else "'" + value.replace("'", "\\'") + "'"
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the .beton file `path` is there, with all that goes with it."""
+    return all(place.is_file() for place in (path, sidecar_path(path), names_path(path)))
 
 
 def sidecar_path(path: Path) -> Path:
@@ -95,37 +124,38 @@ def names_path(path: Path) -> Path:
 
 def save_sidecar(path: Path, sidecar: Sidecar) -> None:
     """Write the sidecar of the .beton file `path`."""
-    sidecar_path(path).write_text(json.dumps(asdict(sidecar), indent=1) + "\n")
+    disk.save(sidecar_path(path), (json.dumps(asdict(sidecar), indent=1) + "\n").encode())
 
 
-def load_sidecar(path: Path) -> Sidecar:
+def load_sidecar(path: Path, remedy: str = REWRITE) -> Sidecar:
     """The sidecar of the .beton file `path`; raises DataError if it is missing, not ours, or of another format."""
     place = sidecar_path(path)
-    remedy = "write the file again by scripts/write_beton.py --force"
     try:
-        found = json.loads(place.read_text())
-        if found["format"] != FORMAT:
-            raise DataError(f"{place} has format {found['format']}, this version reads {FORMAT}; {remedy}.")
-        return Sidecar(**found)
+        found = json.loads(place.read_bytes())
+        version = found["format"]
+        sidecar = Sidecar(**found) if version == FORMAT else None
     except FileNotFoundError:
-        raise DataError(f"{path} has no sidecar {place.name}; {remedy}.") from None
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise DataError(f"{place} is not a sidecar of this project ({error}); {remedy}.") from error
+        raise DataError(f"{path} has no sidecar {place.name}; {remedy}") from None
+    except OSError as error:
+        raise DataError(f"{place} cannot be read ({error.strerror}); allow it, or {remedy}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{place} is not a sidecar of this project ({error}); {remedy}") from error
+    if sidecar is None:
+        raise DataError(f"{place} has format {version}, this version reads {FORMAT}; {remedy}")
+    return sidecar
 
 
 def save_names(path: Path, names: list[str]) -> None:
     """Write the names of the images in the .beton file `path`; apart from the sidecar, since ImageNet has 40 MB."""
-    names_path(path).write_bytes(gzip.compress(json.dumps(names, indent=0).encode(), mtime=0))
+    disk.save(names_path(path), gzip.compress(json.dumps(names, indent=0).encode(), mtime=0))
 
 
 def image_names(path: Path) -> list[str]:
     """The names of the images in the .beton file `path`, in its order; raises DataError if they are not there."""
     try:
         return json.loads(gzip.decompress(names_path(path).read_bytes()))
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(
-            f"{names_path(path)} cannot be read ({error}); write {path.name} again by scripts/write_beton.py --force."
-        ) from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{names_path(path)} cannot be read ({error}); {REWRITE}") from error
 
 
 def check(path: Path, data: DataConfig, split: str) -> Sidecar:
@@ -139,7 +169,13 @@ def check(path: Path, data: DataConfig, split: str) -> Sidecar:
         others = _other_files(data, split)
         hint = f" (there is {', '.join(others)}, made with other settings)" if others else ""
         raise DataError(f"{path} does not exist{hint}; {again}")
-    header, sidecar, size = read_header(path), load_sidecar(path), path.stat().st_size
+    try:
+        header, size = read_header(path), path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); allow it, or {again} --force") from error
+    if header is None:
+        raise DataError(f"{path} is not a .beton file with images and labels; {again} --force")
+    sidecar = load_sidecar(path, f"{again} --force")
     if size != sidecar.bytes or header.count != sidecar.count:
         raise DataError(
             f"{path} has {size:,} bytes and {header.count:,} images where its sidecar says {sidecar.bytes:,} and "

@@ -32,7 +32,7 @@ def inspect(data: DataConfig) -> DataInfo:
 def _split(data: DataConfig, split: str) -> tuple[list[str], int]:
     from_beton = data.loader == "ffcv" and (split == "train" or data.eval_source == "beton")
     path = files.beton(data, split)
-    if from_beton and path.exists():
+    if from_beton and path.exists() and (files.is_complete(path) or not data.write_if_missing):
         sidecar = files.check(path, data, split)
         return sidecar.classes, sidecar.count
     source = open_source(data, split)

@@ -6,9 +6,12 @@ from data.writer import write_split
 
 
 def prepare(data: DataConfig) -> None:
-    """Write the .beton files that this run will read and that are not there yet. Call it in one process of the run."""
+    """Write the .beton files that this run will read and that are not there yet, or not with all that goes with them.
+
+    Call it in one process of the run; runs that start at once wait for the one that writes.
+    """
     if data.loader != "ffcv" or not data.write_if_missing:
         return
     for split in ("train", "val") if data.eval_source == "beton" else ("train",):
-        if not files.beton(data, split).exists():
+        if not files.is_complete(files.beton(data, split)):
             write_split(data, split)

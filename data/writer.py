@@ -1,20 +1,20 @@
 """Writes one split of a data set as a .beton file with its sidecar: complete and checked, or not at all."""
 
 import errno
-import hashlib
 import importlib.metadata
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from data import files
+from data import disk, files
 from data.beton import BetonWriter, page_size
 from data.config import DataConfig
 from data.errors import DataError
@@ -31,36 +31,51 @@ def write_split(
 ) -> Path:
     """Write the .beton file of `split` (train | val) from the original images; returns its path.
 
-    A file that is there, whole and of the same settings is left alone unless `force`. Decoding and encoding run in
-    `workers` threads (default: one per core of this process's affinity; Pillow lets them run at once); the bytes do not
-    depend on their number. Raises DataError if images cannot be read (each is listed on standard error, and recorded
-    in the sidecar instead with `skip_unreadable`), if the disk is full, or if writing is not allowed.
+    A file that is there, whole and of the same settings is left alone unless `force`; processes that want the same
+    file at once wait for the first of them. Decoding and encoding run in `workers` threads (default: one per core of
+    this process's affinity; Pillow lets them run at once); the bytes do not depend on their number. Raises DataError if
+    images cannot be read (each is listed on standard error, and recorded in the sidecar instead with
+    `skip_unreadable`), if the disk is full, or if writing is not allowed.
     """
     if workers is not None and workers < 1:
         raise DataError(f"{workers} workers cannot write anything; give at least 1.")
     path = files.beton(data, split)
-    if path.exists() and not force:
-        files.check(path, data, split)
-        return path
-    source = open_source(data, split)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _aside(path) as aside:
-            indices, skipped, reencoded = _write_images(aside, data, split, source, workers, skip_unreadable)
-            _publish(aside, path, _sidecar(aside, data, split, source, indices, skipped, reencoded), source, indices)
-    except OSError as error:
-        raise _disk_error(error, path) from error
+    if force or not files.is_complete(path):
+        source = open_source(data, split)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with disk.locked(path, needed=False):  # not every network's file system has locks
+                if force or not files.is_complete(path):
+                    _write(path, data, split, source, workers, skip_unreadable)
+        except OSError as error:
+            raise _disk_error(error, path) from error
+    files.check(path, data, split)
     return path
 
 
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; nothing is left there."""
-    aside = path.with_name(f"{path.name}.part{os.getpid()}")
+def _write(
+    path: Path, data: DataConfig, split: str, source: Source, workers: int | None, skip_unreadable: bool
+) -> None:
+    """Write to a name beside `path`, then publish; nothing is left at that name."""
+    aside = disk.beside(path, "part")
+    aside.unlink(missing_ok=True)  # of a process that was killed
     try:
-        yield aside
+        expected = _expected_bytes(_encoder(data, split, source), len(source))
+        disk.require_room(path, expected, "make room, or set data.root elsewhere")
+        indices, skipped, reencoded = _write_images(aside, data, split, source, workers, skip_unreadable)
+        sidecar = _sidecar(aside, data, split, source, indices, skipped, reencoded)
+        _publish(aside, path, sidecar, [source.names[i] for i in indices])
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _expected_bytes(encode: Encoder, count: int, probes: int = 32) -> int:
+    """About what `count` images will take, going by some that are spread evenly over them."""
+    sizes = []
+    for i in np.linspace(0, count - 1, min(count, probes)).astype(int).tolist():
+        with suppress(UnreadableImage):
+            sizes.append(len(encode(i).data))
+    return int(0.9 * count * np.mean(sizes)) if sizes else 0  # some less: refusing what would fit is worse
 
 
 def _write_images(
@@ -77,7 +92,7 @@ def _write_images(
         progress = tqdm(results, total=len(source), desc=f"writing {split}", unit="images", disable=None)
         for i, result in enumerate(progress):
             if isinstance(result, UnreadableImage):
-                tqdm.write(str(result))
+                tqdm.write(str(result), file=sys.stderr)
                 skipped.append(source.names[i])
             elif not skipped or skip_unreadable:
                 beton.add(result, int(source.labels[i]))
@@ -127,8 +142,6 @@ def _sidecar(
     empty = [name for name, count in zip(source.classes, counts, strict=True) if count == 0]
     if empty:
         raise DataError(f"No readable {split} image is left of {', '.join(empty)}; mend its files or remove the class.")
-    with aside.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return files.Sidecar(
         split=split,
         reader=data.reader,
@@ -139,17 +152,17 @@ def _sidecar(
         reencoded=reencoded,
         skipped=skipped,
         bytes=aside.stat().st_size,
-        sha256=sha256,
+        sha256=disk.checksum(aside),
         software={name: importlib.metadata.version(name) for name in ("numpy", "pillow")},
     )
 
 
-def _publish(aside: Path, path: Path, sidecar: files.Sidecar, source: Source, indices: list[int]) -> None:
-    """Move the file to its place; its sidecar comes last, so that a file with one is complete."""
-    files.sidecar_path(path).unlink(missing_ok=True)
-    aside.replace(path)
-    files.save_names(path, [source.names[i] for i in indices])
+def _publish(aside: Path, path: Path, sidecar: files.Sidecar, names: list[str]) -> None:
+    """Move the file to its place; it comes last, so that a file with that name has all that goes with it."""
+    path.unlink(missing_ok=True)  # with the new sidecar, an older file could be taken for the new one
+    files.save_names(path, names)
     files.save_sidecar(path, sidecar)
+    aside.replace(path)
 
 
 def _unreadable(names: list[str], count: int, data: DataConfig, split: str, shown: int = 10) -> str:

@@ -24,14 +24,14 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def encoded(self, i: int) -> bytes | None:
-        """The original file's bytes, or None where the images do not come as files."""
+        """The original file's bytes, None where images do not come as files; raises UnreadableImage."""
 
     def image(self, i: int) -> Image.Image:
         """Image `i` as 8-bit RGB; raises UnreadableImage if it cannot be decoded."""
 
 
 class EncodedSource:
-    """A source of image files; subclasses say where the bytes of image `i` are."""
+    """A source of image files; subclasses read the bytes of image `i`."""
 
     def __init__(self, classes: list[str], labels: np.ndarray, names: list[str]):
         self.classes = classes
@@ -41,8 +41,15 @@ class EncodedSource:
     def __len__(self) -> int:
         return len(self.names)
 
-    def encoded(self, i: int) -> bytes:
+    def read(self, i: int) -> bytes:
+        """The bytes of the file of image `i`; raises OSError if it cannot be read."""
         raise NotImplementedError
+
+    def encoded(self, i: int) -> bytes:
+        try:
+            return self.read(i)
+        except OSError as error:
+            raise UnreadableImage(f"The image {self.names[i]} cannot be read ({error.strerror}).") from error
 
     def image(self, i: int) -> Image.Image:
         return decode(self.encoded(i), self.names[i])

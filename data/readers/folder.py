@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError
-from data.readers.base import EncodedSource, Source, UnreadableImage, require_folder
+from data.readers.base import EncodedSource, Source, require_folder
 
 SPLITS = {"train": ("train",), "val": ("val", "test", "validation")}
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
@@ -27,11 +27,8 @@ class FolderSource(EncodedSource):
         super().__init__(classes, np.repeat(np.arange(len(classes)), counts), names)
         self.folder = folder
 
-    def encoded(self, i: int) -> bytes:
-        try:
-            return (self.folder / self.names[i]).read_bytes()
-        except OSError as error:
-            raise UnreadableImage(f"The image {self.names[i]} cannot be read ({error.strerror}).") from error
+    def read(self, i: int) -> bytes:
+        return (self.folder / self.names[i]).read_bytes()
 
 
 def open_split(root: Path, split: str) -> Source:
@@ -77,9 +74,13 @@ def list_classes(folder: Path) -> list[str]:
 
 
 def list_images(folder: Path, name: str) -> list[str]:
-    """Sorted paths of the images below `folder/name`, relative to `folder`, with forward slashes."""
+    """Sorted paths of the images below `folder/name`, relative to `folder`, with forward slashes; raises OSError."""
+
+    def fail(error: OSError) -> None:
+        raise error  # by itself, os.walk passes over folders that it may not read
+
     found = []
-    for parent, _, files in os.walk(folder / name, followlinks=True):
+    for parent, _, files in os.walk(folder / name, onerror=fail, followlinks=True):
         below = Path(parent).relative_to(folder).as_posix()
         found += [f"{below}/{file}" for file in files if is_image(file)]
     return sorted(found)

@@ -8,11 +8,10 @@ import numpy as np
 from torchvision.datasets.imagenet import ARCHIVE_META, load_meta_file, parse_devkit_archive
 from tqdm import tqdm
 
+from data.archive_index import Place, kept_places
 from data.errors import DataError
 from data.readers import folder
 from data.readers.base import EncodedSource, Source, require_folder
-
-Place = tuple[str, int, int]  # name of an image, its offset in the archive and its size, bytes
 
 
 class TarSource(EncodedSource):
@@ -28,7 +27,7 @@ class TarSource(EncodedSource):
         self.offsets = np.array([offset for _, offset, _ in places], np.int64)
         self.sizes = np.array([size for _, _, size in places], np.int64)
 
-    def encoded(self, i: int) -> bytes:
+    def read(self, i: int) -> bytes:
         with self.archive.open("rb") as file:
             file.seek(self.offsets[i])
             return file.read(self.sizes[i])
@@ -37,15 +36,20 @@ class TarSource(EncodedSource):
 def open_split(root: Path, split: str) -> Source:
     """The images of `split` below `root`, as train/ or val/ with a folder per class, or else from the archives.
 
-    Either way the classes are the sorted WordNet ids, and names and order are the same. Raises DataError if neither is
-    there, or an archive is damaged.
+    Either way the classes are the sorted WordNet ids, and names and order are the same. Where the images lie in an
+    archive is kept beside the .beton files. Raises DataError if neither is there, or an archive is damaged.
     """
     require_folder(root)
     if any((root / name).is_dir() for name in folder.SPLITS[split]):
         return folder.open_split(root, split)
     archive = _archive(root, split)
+    index = root / "beton" / f"{archive.name}.index.npz"
     try:
-        places = train_places(archive) if split == "train" else val_places(archive, val_classes(root))
+        if split == "train":
+            places = kept_places(index, [archive], lambda: train_places(archive))
+        else:
+            devkit = _archive(root, "devkit")
+            places = kept_places(index, [archive, devkit], lambda: val_places(archive, val_classes(devkit)))
     except (tarfile.TarError, EOFError) as error:
         raise DataError(f"The archive {archive} is damaged ({error}); fetch it again.") from error
     classes = sorted({name.split("/")[0] for name, _, _ in places})
@@ -78,9 +82,8 @@ def val_places(archive: Path, classes: list[str]) -> list[Place]:
     return [(f"{wnid}/{name}", offset, size) for wnid, (name, offset, size) in zip(classes, images, strict=True)]
 
 
-def val_classes(root: Path) -> list[str]:
+def val_classes(devkit: Path) -> list[str]:
     """The WordNet id of each validation image, from the devkit; torchvision parses it, writing to a scratch folder."""
-    devkit = _archive(root, "devkit")
     with tempfile.TemporaryDirectory() as scratch:
         try:
             parse_devkit_archive(scratch, str(devkit.resolve()))

@@ -1,7 +1,9 @@
 """Every reader on a small replica of the layout that it reads."""
 
+import errno
 import hashlib
 import io
+import os
 import pickle
 import shutil
 import tarfile
@@ -19,6 +21,7 @@ from data.config import DataConfig
 from data.errors import DataError
 from data.info import inspect
 from data.readers import digits, folder, open_source, readers
+from data.readers import imagenet as imagenet_reader
 from data.readers.base import Source, UnreadableImage, decode
 
 WNIDS = ["n01440764", "n01443537", "n02102040"]
@@ -90,6 +93,29 @@ def test_folder_names_what_is_missing(photo_config: DataConfig, tmp_path: Path, 
     spoil(root)
     with pytest.raises(DataError, match=sentence):
         inspect(photo_config)
+
+
+def test_unknown_split_names_those_that_there_are(photo_config: DataConfig) -> None:
+    with pytest.raises(DataError, match=r"no split 'test'; set eval\.split to train or val"):
+        open_source(photo_config, "test")
+
+
+@pytest.mark.parametrize("function", ["scandir", "stat"])
+def test_a_folder_that_may_not_be_read_is_a_sentence(
+    photo_config: DataConfig, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """By a patch, since root may read everything. os.walk would pass over what scandir refuses."""
+    locked, original = str(Path(photo_config.root) / "train" / ("sky" if function == "scandir" else "")), None
+
+    def refuse(path, *arguments, **named):
+        if str(path) == locked.rstrip("/"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, *arguments, **named)
+
+    original = getattr(os, function)
+    monkeypatch.setattr(os, function, refuse)
+    with pytest.raises(DataError, match=r"train.* cannot be read \(Permission denied\); allow it, or set data\.root"):
+        open_source(photo_config, "train")
 
 
 def test_unknown_reader_names_the_nearest(photo_config: DataConfig) -> None:
@@ -216,9 +242,9 @@ def test_imagenet_archives_are_read_in_place(imagenet_archives: Path, tmp_path: 
     """As torchvision unpacks them: the same images under the same labels, also when read from its folders."""
     unpacked = shutil.copytree(imagenet_archives, tmp_path / "unpacked")
     for split, count in (("train", 12), ("val", 6)):
-        before = sorted(imagenet_archives.iterdir())
+        before = sorted(imagenet_archives.glob("ILSVRC*"))
         source = open_source(DataConfig(name="imagenet", reader="imagenet", root=str(imagenet_archives)), split)
-        assert sorted(imagenet_archives.iterdir()) == before
+        assert sorted(path for path in imagenet_archives.iterdir() if path.name != "beton") == before
         assert_well_formed(source)
         assert source.classes == WNIDS
         assert len(source) == count
@@ -229,6 +255,42 @@ def test_imagenet_archives_are_read_in_place(imagenet_archives: Path, tmp_path: 
             assert source.names[i] == f"{Path(path).parent.name}/{Path(path).name}"
             assert source.labels[i] == folders.labels[i] == label
             assert source.encoded(i) == Path(path).read_bytes() == folders.encoded(i)
+
+
+def test_imagenet_archives_are_searched_once(imagenet_archives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DataConfig(name="imagenet", reader="imagenet", root=str(imagenet_archives))
+    searched = []
+    for name in ("train_places", "val_places"):
+        search = getattr(imagenet_reader, name)
+        monkeypatch.setattr(
+            imagenet_reader, name, lambda *given, name=name, search=search: searched.append(name) or search(*given)
+        )
+
+    def contents(split: str) -> list[tuple[str, int, bytes]]:
+        source = open_source(config, split)
+        return [(source.names[i], int(source.labels[i]), source.encoded(i)) for i in range(len(source))]
+
+    for split in ("train", "val"):
+        assert contents(split) == contents(split)
+    assert searched == ["train_places", "val_places"]
+    index = imagenet_archives / "beton" / "ILSVRC2012_img_train.tar.index.npz"
+    os.utime(imagenet_archives / "ILSVRC2012_img_train.tar")  # changed: it may be another one
+    contents("train")
+    assert len(searched) == 3
+    index.write_bytes(index.read_bytes()[:-40])
+    contents("train")
+    assert len(searched) == 4
+    shutil.rmtree(index.parent)
+    index.parent.write_text("nothing may be written here")
+    assert contents("train") == contents("train")
+    assert len(searched) == 6
+
+
+def test_imagenet_archive_that_cannot_be_read_is_an_unreadable_image(imagenet_archives: Path) -> None:
+    source = open_source(DataConfig(name="imagenet", reader="imagenet", root=str(imagenet_archives)), "train")
+    (imagenet_archives / "ILSVRC2012_img_train.tar").unlink()
+    with pytest.raises(UnreadableImage, match=r"n01440764_1\.JPEG cannot be read \(No such file"):
+        source.encoded(0)
 
 
 def test_imagenet_names_the_archive(imagenet_archives: Path) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from data import files, stage
+from data import disk, files, stage
 from data.config import DataConfig
 from data.errors import DataError
 from data.writer import write_split
 
+AGAIN = "python scripts/write_beton.py data=folder --force"
 FORK = multiprocessing.get_context("fork")  # quick; the children only copy files
 
 
@@ -30,29 +31,28 @@ def staged_config(photo_config: DataConfig, tmp_path: Path) -> DataConfig:
 def stage_and_tell(path: Path, folder: Path, seconds: float, queue) -> None:
     """Stage slowly, so that others come meanwhile; tell where, and whether this process made the copy."""
     copied = []
-    copy = stage._copy_bytes
+    copy = disk.copy
 
-    def slow_copy(*arguments: Path) -> str:
+    def slow_copy(*arguments: Path) -> None:
         copied.append(True)
         time.sleep(seconds)
-        return copy(*arguments)
+        copy(*arguments)
 
-    stage._copy_bytes = slow_copy
-    queue.put((stage.stage(path, folder), bool(copied)))
+    disk.copy = slow_copy
+    queue.put((stage.stage(path, folder, files.load_sidecar(path), AGAIN), bool(copied)))
 
 
 def stage_and_hang(path: Path, folder: Path, started) -> None:
     """Stage half of the file, then hang with the lock held."""
 
-    def hang(source: Path, target: Path) -> str:
+    def hang(source: Path, target: Path) -> None:
         content = source.read_bytes()
         target.write_bytes(content[: len(content) // 2])
         started.set()
         time.sleep(600)
-        return ""
 
-    stage._copy_bytes = hang
-    stage.stage(path, folder)
+    disk.copy = hang
+    stage.stage(path, folder, files.load_sidecar(path), AGAIN)
 
 
 def test_copy_is_the_file_and_is_reused(staged_config: DataConfig) -> None:
@@ -82,11 +82,13 @@ def test_another_file_of_the_same_name_is_staged_apart(staged_config: DataConfig
     assert second.read_bytes() == files.val_beton(staged_config).read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["cut", "no sidecar", "no names"])
+@pytest.mark.parametrize("damage", ["cut", "no sidecar", "no names", "garbage"])
 def test_a_copy_that_is_not_whole_is_made_again(staged_config: DataConfig, damage: str) -> None:
     path, _ = stage.ready(staged_config, "val")
     if damage == "cut":
         os.truncate(path, 1000)
+    elif damage == "garbage":
+        files.sidecar_path(path).write_bytes(b"\xff\xfe")
     else:
         (files.sidecar_path(path) if damage == "no sidecar" else files.names_path(path)).unlink()
     again, _ = stage.ready(staged_config, "val")
@@ -100,7 +102,9 @@ def test_a_file_that_is_not_what_its_sidecar_says_is_refused(staged_config: Data
     with original.open("r+b") as file:
         file.seek(-5000, os.SEEK_END)
         file.write(b"flipped")
-    with pytest.raises(DataError, match="not as its sidecar says"):
+    with pytest.raises(
+        DataError, match=r"not as its sidecar says .*write_beton\.py data=folder data\.root=.* --force$"
+    ):
         stage.ready(staged_config, "val")
     assert not list(Path(str(staged_config.stage)).rglob("*.part"))
     assert not list(Path(str(staged_config.stage)).rglob("*.beton"))
@@ -143,6 +147,6 @@ def test_a_killed_holder_does_not_block(staged_config: DataConfig) -> None:
     os.kill(holder.pid, signal.SIGKILL)
     holder.join(timeout=60)
     begun = time.monotonic()
-    assert stage.stage(path, folder).read_bytes() == path.read_bytes()
+    assert stage.stage(path, folder, files.load_sidecar(path), AGAIN).read_bytes() == path.read_bytes()
     assert time.monotonic() - begun < 10
     assert not list(folder.rglob("*.part"))

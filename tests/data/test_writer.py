@@ -1,9 +1,16 @@
 """Writing .beton files: what is stored, what is refused, and what a damaged file is called."""
 
+import errno
+import fcntl
+import gzip
 import io
 import json
+import multiprocessing
+import os
 import resource
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +19,17 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from data import files
+from data import files, writer
 from data.beton import ALLOCATION, FIELD, HEADER, SAMPLE
 from data.config import DataConfig, WriteConfig
 from data.errors import DataError
 from data.info import inspect
+from data.prepare import prepare
 from data.readers import open_source
 from data.stored import is_plain_jpeg, stored_image
 from data.writer import write_split
+
+FORK = multiprocessing.get_context("fork")  # quick; the children only write files
 
 
 @pytest.fixture
@@ -173,11 +183,13 @@ def test_unreadable_images_are_listed_and_fail(own_photos: DataConfig, capsys: p
     bad = ["roof/00.jpg", "roof/link.jpg", "sky/03.jpg"]
     with pytest.raises(DataError) as raised:
         write_split(own_photos, "train")
+    told = capsys.readouterr()
+    assert told.out == ""
     for name in bad:
         assert name in str(raised.value)
-        assert f"The image {name} cannot be read" in "".join(capsys.readouterr()) or name != bad[0]
+        assert f"The image {name} cannot be read" in told.err
     assert "--skip-unreadable" in str(raised.value)
-    assert not list((folder.parent / "beton").iterdir())
+    assert not left(own_photos)
 
     path = write_split(own_photos, "train", skip_unreadable=True)
     sidecar = files.check(path, own_photos, "train")
@@ -195,7 +207,7 @@ def test_a_class_without_readable_images_fails(own_photos: DataConfig) -> None:
         image.write_bytes(b"no image")
     with pytest.raises(DataError, match="No readable val image is left of sky"):
         write_split(own_photos, "val", skip_unreadable=True)
-    assert not list((Path(own_photos.root) / "beton").iterdir())
+    assert not left(own_photos)
 
 
 def test_a_full_disk_is_a_sentence(own_photos: DataConfig) -> None:
@@ -206,7 +218,105 @@ def test_a_full_disk_is_a_sentence(own_photos: DataConfig) -> None:
             write_split(own_photos, "train")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not list((Path(own_photos.root) / "beton").iterdir())
+    assert not left(own_photos)
+
+
+def test_a_disk_without_room_is_a_sentence_at_once(own_photos: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = 18 * 3 * 64**2
+    usage = shutil.disk_usage(own_photos.root)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed // 2))
+    with pytest.raises(DataError, match=r"val_64_0\.9_bicubic\.beton needs .* are free; make room, or set data\.root"):
+        write_split(own_photos, "val")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    write_split(own_photos, "val")
+
+
+def left(config: DataConfig) -> list[str]:
+    """What lies in the folder of .beton files, but for locks."""
+    return sorted(path.name for path in (Path(config.root) / "beton").iterdir() if path.suffix != ".lock")
+
+
+def prepare_slowly(config: DataConfig, written) -> None:
+    """Prepare; each file takes a while and is counted."""
+    write_images = writer._write_images
+
+    def slow(*arguments):
+        with written.get_lock():
+            written.value += 1
+        time.sleep(0.5)
+        return write_images(*arguments)
+
+    writer._write_images = slow
+    prepare(config)
+
+
+def test_first_runs_at_once_write_each_file_once(own_photos: DataConfig) -> None:
+    config = replace(own_photos, write_if_missing=True)
+    written = FORK.Value("i", 0)
+    processes = [FORK.Process(target=prepare_slowly, args=(config, written)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert written.value == 2
+    assert {split: files.check(files.beton(config, split), config, split).count for split in ("train", "val")} == {
+        "train": 39,
+        "val": 18,
+    }
+
+
+def test_without_locks_writing_goes_on(own_photos: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = write_split(own_photos, "val")
+    assert files.check(path, own_photos, "val").count == 18
+
+
+def write_and_die(config: DataConfig, step: str) -> None:
+    """Write the validation file anew; be killed after one step of publishing."""
+    original = getattr(files, step)
+
+    def last(*arguments) -> None:
+        original(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(files, step, last)
+    write_split(config, "val", force=True)
+
+
+@pytest.mark.parametrize("step", ["save_names", "save_sidecar"])
+@pytest.mark.parametrize("before", ["nothing", "another file"])
+def test_a_writer_that_is_killed_leaves_nothing_that_is_taken_for_a_file(
+    own_photos: DataConfig, step: str, before: str
+) -> None:
+    config = replace(own_photos, write_if_missing=True)
+    if before == "another file":
+        write_split(config, "val")
+        (Path(config.root) / "val" / "sky" / "00.jpg").unlink()
+    process = FORK.Process(target=write_and_die, args=(config, step))
+    process.start()
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
+    path = files.val_beton(config)
+    assert not files.is_complete(path)
+    count = inspect(config).val
+    prepare(config)
+    assert files.check(path, config, "val").count == len(files.image_names(path)) == len(stored(path)) == count
+    assert not [name for name in left(config) if name.endswith(".part")]
+
+
+@pytest.mark.parametrize("place", [files.sidecar_path, files.names_path])
+def test_a_file_without_all_that_goes_with_it_is_written_again(own_photos: DataConfig, place) -> None:
+    config = replace(own_photos, write_if_missing=True)
+    prepare(config)
+    path = files.train_beton(config)
+    place(path).unlink()
+    assert inspect(config).train == 39
+    prepare(config)
+    assert files.check(path, config, "train").count == len(files.image_names(path)) == 39
 
 
 def test_a_folder_that_is_none_is_a_sentence(own_photos: DataConfig) -> None:
@@ -217,6 +327,11 @@ def test_a_folder_that_is_none_is_a_sentence(own_photos: DataConfig) -> None:
 
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
+
+
+def _put_folder_in_place_of_sidecar(path: Path) -> None:
+    files.sidecar_path(path).unlink()
+    files.sidecar_path(path).mkdir()
 
 
 def _edit(path: Path, **changes: object) -> None:
@@ -233,10 +348,23 @@ def _edit(path: Path, **changes: object) -> None:
         (lambda path: path.write_bytes(b"PK\3\4" * 999), "is not a .beton file"),
         (lambda path: files.sidecar_path(path).unlink(), "has no sidecar val_64"),
         (lambda path: files.sidecar_path(path).write_text("{"), "is not a sidecar of this project"),
+        (lambda path: files.sidecar_path(path).write_bytes(b"\xff\xfe\x00"), "is not a sidecar of this project"),
+        (_put_folder_in_place_of_sidecar, r"json cannot be read \(Is a directory\); allow it, or make it: python"),
         (lambda path: _edit(path, format=99), "has format 99, this version reads 1"),
         (lambda path: _edit(path, settings={"size": 64, "crop": 0.5}), "was written with .*0.5.*, the config says"),
     ],
-    ids=["missing", "cut", "empty", "zip", "no sidecar", "sidecar cut", "format", "transform"],
+    ids=[
+        "missing",
+        "cut",
+        "empty",
+        "zip",
+        "no sidecar",
+        "sidecar cut",
+        "sidecar bytes",
+        "sidecar folder",
+        "format",
+        "transform",
+    ],
 )
 def test_check_names_what_is_wrong(own_photos: DataConfig, damage, sentence: str) -> None:
     path = write_split(own_photos, "val")
@@ -244,6 +372,25 @@ def test_check_names_what_is_wrong(own_photos: DataConfig, damage, sentence: str
     damage(path)
     with pytest.raises(DataError, match=sentence):
         files.check(path, own_photos, "val")
+
+
+def test_a_file_that_may_not_be_read_is_a_sentence(own_photos: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_split(own_photos, "val")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(np, "fromfile", refuse)  # root may read everything
+    with pytest.raises(DataError, match=r"bicubic\.beton cannot be read \(Permission denied\); allow it, or make it"):
+        files.check(path, own_photos, "val")
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"[]")[:-9] + b"\xff" * 9])
+def test_damaged_names_are_a_sentence(own_photos: DataConfig, content: bytes) -> None:
+    path = write_split(own_photos, "val")
+    files.names_path(path).write_bytes(content)
+    with pytest.raises(DataError, match=r"names\.json\.gz cannot be read"):
+        files.image_names(path)
 
 
 def test_a_missing_file_names_the_shortest_command_that_makes_it(own_photos: DataConfig) -> None:
