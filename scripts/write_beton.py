@@ -9,11 +9,16 @@ sys.path.insert(0, str(ROOT))  # so that the script also runs where the project 
 
 from hydra import compose, initialize_config_dir  # noqa: E402
 
-from conf.errors import sentences  # noqa: E402
-from conf.schema import typed  # noqa: E402
+from conf.errors import refuse_unknown, sentences  # noqa: E402
+from conf.schema import plain, typed  # noqa: E402
 from data import files  # noqa: E402
 from data.config import DataConfig  # noqa: E402
 from data.writer import write_split  # noqa: E402
+
+SKIP_HELP = (
+    "leave out images that cannot be read: the file has fewer samples than the folder, so its order and sample indices "
+    "are not those of data.loader=torch, which reads the originals and stops at the first such image"
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("overrides", nargs="*", help="settings, as of train.py: data=NAME data.root=FOLDER ...")
     parser.add_argument("--split", choices=["train", "val", "all"], default="all")
     parser.add_argument("--workers", type=int, help="threads; default: one per core that this process may use")
-    parser.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
+    parser.add_argument("--skip-unreadable", action="store_true", help=SKIP_HELP)
     parser.add_argument("--force", action="store_true", help="write again what is already there")
     given = parser.parse_intermixed_args(arguments)
     with sentences():
@@ -35,7 +40,9 @@ def main(arguments: list[str] | None = None) -> None:
 def data_config(overrides: list[str]) -> DataConfig:
     """The data section of the training config."""
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        return typed(compose("train", overrides).data)
+        config = compose("train", overrides)
+    refuse_unknown(plain(config))
+    return typed(config.data)
 
 
 def summary(path: Path) -> str:

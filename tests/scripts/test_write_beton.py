@@ -1,14 +1,15 @@
 """The command that writes .beton files, on the config files that come with the project."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
-from data import inspect
+from data import files, inspect
 from data.readers import readers
 from scripts.write_beton import data_config, main
 
-DATA_SETS = sorted(file.stem for file in Path("conf/data").glob("*.yaml"))
+DATA_SETS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
@@ -38,6 +39,7 @@ def test_both_splits_are_written_and_told(tmp_path: Path, capsys: pytest.Capture
         (["data=digits", "data.write.quality=0"], "data.write.quality is 0; set it to 1 to 100"),
         (["data=digits", "data.rot=x"], "data.root"),
         (["data=digits", "--workers", "0"], "give at least 1"),
+        (["data=digits", "+data.write.qualty=80"], "data.write.qualty is not a setting"),
     ],
 )
 def test_mistakes_end_in_a_sentence(
@@ -52,3 +54,23 @@ def test_mistakes_end_in_a_sentence(
     assert sentence in told
     assert len(told.splitlines()) == 1
     assert not list(tmp_path.rglob("*.beton*"))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data=digits"],
+        ["data=digits", "data.name=numbers", "data.image_size=40"],
+        ["data=digits", "data.write.mode=jpg"],  # the schema's own, but not that of digits
+        ["data=cifar10", "data.reader=digits", "data.eval_crop=0.9"],
+    ],
+    ids=" ".join,
+)
+def test_the_command_that_an_error_names_makes_the_files(overrides: list[str], tmp_path: Path) -> None:
+    wanted = data_config([*overrides, f"data.root='{tmp_path}/it\\'s, here'"])
+    interpreter, script, *arguments = shlex.split(files.write_command(wanted, "train"))
+    assert (interpreter, script) == ("python", "scripts/write_beton.py")
+    main(arguments)
+    for split in ("train", "val"):
+        assert files.check(files.beton(wanted, split), wanted, split).reader == "digits"
+    assert data_config(arguments).name == wanted.name
