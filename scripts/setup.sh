@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VENV=.venv
 STAMP=$VENV/.ready
+FFCV_LOG=$VENV/ffcv.log # of a build that failed
 FFCV_PACKAGES="g++ pkg-config libopencv-dev libturbojpeg0-dev"
 CONDA_LINE="conda create -n gab -c conda-forge python=3.12 make git compilers pkg-config libjpeg-turbo 'opencv<5'"
 export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-300}" # torch's wheels are large
@@ -67,11 +68,20 @@ find_uv() {
     echo "$PWD/.uv/bin/uv"
 }
 
-install_ffcv() { # --no-cache: a wheel from the cache may be linked to another machine's or environment's OpenCV
+build_ffcv() { # --no-cache: a wheel from the cache may be linked to another machine's or environment's OpenCV
     grep '^ffcv==' requirements.lock |
         "$1" pip install --python $VENV/bin/python --no-cache --no-deps --build-constraints requirements.lock \
-            --requirements - && $VENV/bin/python -c 'import ffcv' && return
-    "$1" pip uninstall --quiet --python $VENV/bin/python ffcv
+            --requirements - && $VENV/bin/python -c 'import ffcv'
+}
+
+install_ffcv() {
+    say "building FFCV (a minute or two; log in $FFCV_LOG)"
+    if build_ffcv "$1" >$FFCV_LOG 2>&1; then
+        rm $FFCV_LOG
+    else
+        tail -n 3 $FFCV_LOG >&2
+        "$1" pip uninstall --quiet --python $VENV/bin/python ffcv || true
+    fi
 }
 
 install() {
@@ -84,6 +94,7 @@ install() {
     [ -x $VENV/bin/python ] || "$uv" venv --clear --python "$python" $VENV
     grep -v '^ffcv==' requirements.lock |
         "$uv" pip install --python $VENV/bin/python --no-deps --requirements - --editable .
+    rm -f $FFCV_LOG
     if has_libraries "$python"; then
         install_ffcv "$uv"
     fi
@@ -102,6 +113,11 @@ if [ ! -x $VENV/bin/python ] || [ "$(cat $STAMP 2>/dev/null)" != "$(key "$python
     install "$python"
     key "$python" >$STAMP
 fi
-has_ffcv || say "FFCV is not installed, so images come from the slower torch loader (data.loader=torch); to have FFCV, run" \
-    "\`apt-get install $FFCV_PACKAGES python3-dev\` as root, or without root" \
-    "\`$CONDA_LINE && conda activate gab\`, and then \`rm -rf $VENV\` and this command again."
+if [ -e $FFCV_LOG ]; then
+    say "FFCV could not be built ($PWD/$FFCV_LOG says why), so images come from the slower torch loader (data.loader=torch);" \
+        "to try again, run \`rm -rf $VENV\` and this command again."
+elif ! has_ffcv; then
+    say "FFCV is not installed, so images come from the slower torch loader (data.loader=torch); to have FFCV, run" \
+        "\`apt-get install $FFCV_PACKAGES python3-dev\` as root, or without root" \
+        "\`$CONDA_LINE && conda activate gab\`, and then \`rm -rf $VENV\` and this command again."
+fi
