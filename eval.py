@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 import data
+from conf.checks import check_evaluation
 from conf.errors import refuse_unknown, sentences
 from conf.schema import EvaluateConfig, data_from, model_from, plain, typed
 from data.config import DataConfig
@@ -19,8 +20,8 @@ from gab.config import ModelConfig, TimmConfig
 from gab.errors import UserError
 from gab.evaluators import Scores, predict, score, write_per_class
 from gab.models import build, variant
+from gab.processes import Processes, choose_device, count_processes, launch, loader_options
 from gab.training import checkpoint
-from gab.training.processes import Processes, choose_device, count_processes, launch, loader_options
 from gab.training.state import load_weights
 
 
@@ -35,19 +36,9 @@ def run(cfg: DictConfig) -> None:
     """Refuse what cannot work, then evaluate in as many processes as the config wants."""
     refuse_unknown(plain(cfg))
     config: EvaluateConfig = typed(cfg)
-    if (config.checkpoint is None) == (config.model is None):
-        raise UserError("give either checkpoint=FILE, or model=timm model.name=NAME for published weights")
-    for key, value, known in (
-        ("eval.weights", config.eval.weights, ("raw", "ema", "both")),
-        ("eval.precision", config.eval.precision, ("fp32", "bf16")),
-    ):
-        if value not in known:
-            raise UserError(f"{key}={value} is unknown: choose one of {', '.join(known)}")
-    stored = checkpoint.load(Path(config.checkpoint)) if config.checkpoint else None
+    check_evaluation(config)
     if config.data is None:
-        if stored is None:
-            raise UserError("say on which images: add data=NAME (a file of conf/data)")
-        config.data = data_from(stored["config"]["data"])
+        config.data = data_from(checkpoint.load(Path(str(config.checkpoint)))["config"]["data"])
     device = choose_device(config.run.device)
     launch(evaluate, (config,), count=count_processes(config.run.processes, device), device=device)
 
@@ -93,7 +84,7 @@ def networks(config: EvaluateConfig, data: DataConfig, classes: list[str]) -> tu
         UserError: the network knows other classes than the data set, or there are no such weights.
     """
     if config.checkpoint is None:
-        assert config.model is not None
+        assert isinstance(config.model, TimmConfig)
         return variant(config.model), {"raw": published(config.model, data, classes)}
     stored = checkpoint.load(Path(config.checkpoint))
     if stored["classes"] != classes:
@@ -105,47 +96,55 @@ def networks(config: EvaluateConfig, data: DataConfig, classes: list[str]) -> tu
     wanted = [k for k in kinds if config.eval.weights in (k, "both") and stored[kinds[k]] is not None]
     if not wanted:
         raise UserError(f"{config.checkpoint} holds no averaged weights: take eval.weights=raw")
-    return variant(model_from(stored["config"]["model"])), {
-        k: restore(stored, kinds[k], data.image_size) for k in wanted
-    }
+    trained = data_from(stored["config"]["data"])
+    compare_transforms("it was trained with", {key: getattr(trained, key) for key in TRANSFORM}, data)
+    model = model_from(stored["config"]["model"])
+    return variant(model), {k: restore(model, stored, kinds[k], trained.image_size, data.image_size) for k in wanted}
 
 
-def published(model: ModelConfig, data: DataConfig, classes: list[str]) -> nn.Module:
+def published(model: TimmConfig, data: DataConfig, classes: list[str]) -> nn.Module:
     """A network of timm's registry with its published weights."""
-    if not isinstance(model, TimmConfig):
-        raise UserError(
-            f"model={model.base} has no weights of its own: give checkpoint=FILE, or model=timm model.name=NAME"
-        )
     if model.pretrained is None:
         model.pretrained = True
     network = build(model, image_size=data.image_size, num_classes=len(classes), seed=0)
-    cfg = getattr(network, "pretrained_cfg", {})
-    if model.pretrained and cfg.get("num_classes", len(classes)) != len(classes):
+    cfg: dict[str, Any] = getattr(network, "pretrained_cfg", {}) if model.pretrained else {}
+    if cfg.get("num_classes", len(classes)) != len(classes):
         raise UserError(
             f"the weights of {model.name} tell {cfg['num_classes']} classes apart, but data={data.name} has "
             f"{len(classes)}: evaluate them on data of their classes"
         )
-    used = {"mean": data.mean, "std": data.std, "interpolation": data.eval_interpolation, "crop_pct": data.eval_crop}
-    other = [f"{k} {cfg[k]} (here {v})" for k, v in used.items() if k in cfg and _plain(cfg[k]) != _plain(v)]
-    if model.pretrained and other:
-        print(f"note: timm evaluates {model.name} with another transform: {', '.join(other)}")
+    compare_transforms("timm evaluates it with", {key: cfg.get(name) for key, name in TRANSFORM.items()}, data)
     return network
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else value
+TRANSFORM = {
+    "mean": "mean",
+    "std": "std",
+    "eval_interpolation": "interpolation",
+    "eval_crop": "crop_pct",
+}  # timm's names
 
 
-def restore(stored: dict[str, Any], weights: str, image_size: int) -> nn.Module:
+def compare_transforms(who: str, other: dict[str, Any], data: DataConfig) -> None:
+    """Say which settings of the evaluation transform differ from what the weights are used to."""
+    used = {key: getattr(data, key) for key in other}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in other.items()}
+    differing = [f"data.{key}={plain[key]}" for key in plain if plain[key] is not None and plain[key] != used[key]]
+    if differing:
+        print(f"note: {who} {' '.join(differing)}")
+
+
+def restore(config: ModelConfig, stored: dict[str, Any], weights: str, trained_size: int, image_size: int) -> nn.Module:
     """A network of the checkpoint, moved to `image_size` if it was trained at another."""
-    trained = stored["config"]["data"]["image_size"]
-    model = build(model_from(stored["config"]["model"]), image_size=trained, num_classes=len(stored["classes"]), seed=0)
+    if isinstance(config, TimmConfig):
+        config.pretrained = False  # its weights are about to be replaced
+    model = build(config, image_size=trained_size, num_classes=len(stored["classes"]), seed=0)
     load_weights(model, stored[weights])
-    if image_size != trained:
-        resize = getattr(model, "set_input_size", None)
-        if not callable(resize):
-            raise UserError(f"this network works at {trained} pixels only: evaluate with data.image_size={trained}")
+    resize = getattr(model, "set_input_size", None)
+    if image_size != trained_size and callable(resize):
         resize(image_size)
+    elif image_size != trained_size and getattr(model, "pretrained_cfg", {}).get("fixed_input_size"):
+        raise UserError(f"this network works at {trained_size} pixels only: set data.image_size={trained_size}")
     return model
 
 

@@ -15,13 +15,13 @@ from conf.errors import refuse_unknown, sentences
 from conf.schema import Config, plain, typed
 from gab.errors import UserError
 from gab.models import build, variant
+from gab.processes import Processes, choose_device, count_processes, launch, loader_options
 from gab.tracking import figures, provenance
 from gab.tracking.observer import Observer
 from gab.tracking.record import read
 from gab.training import checkpoint
-from gab.training.digest import weights_digest
+from gab.training.checkpoint import expected_bytes
 from gab.training.dry import report
-from gab.training.processes import Processes, choose_device, count_processes, launch, loader_options
 from gab.training.profile import profiled
 from gab.training.run_folder import check_folder, make_folder, run_name
 from gab.training.schedule import effective_lr
@@ -77,32 +77,13 @@ def network(config: Config, num_classes: int) -> nn.Module:
 
 def train(processes: Processes, config: Config, container: dict[str, Any], folder: Path) -> None:
     """What each process of the run does."""
+    torch.compiler.reset()  # in a sweep, the run before has used up the number of recompilations
     if config.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
         torch.use_deterministic_algorithms(True)
-    if processes.first:
-        data.prepare(config.data)
-    processes.barrier()
-    loading = loader_options(processes, config.run.workers)
-    batches = data.open_train(
-        config.data,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        **loading,
-    )
-    evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, **loading)
-    model = network(config, len(batches.classes))
-    if processes.first:
-        make_folder(folder, container)  # only now, so that what cannot work leaves nothing behind
-    processes.barrier()
-    weights = weights_digest(model)
-    trainer = Trainer(
-        config, container, model=model, train=batches, evaluation=evaluation, processes=processes, folder=folder
-    )
+    trainer = prepare(processes, config, container, folder)
     last = folder / "checkpoints" / "last.pt"
-    stored = checkpoint.load(last, processes.device) if last.is_file() else None
-    if stored:
-        trainer.resume(stored)
+    position = trainer.resume(checkpoint.load(last)) if processes.broadcast(last.is_file()) else 0
     observer = Observer(
         folder,
         config.tracking,
@@ -112,25 +93,43 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
         epochs=config.train.epochs,
         steps_per_epoch=trainer.steps_per_epoch,
         step=trainer.state.step,
-        position=stored["record"] if stored else 0,
+        position=position,
         active=processes.first,
     )
     failed = True
     try:
-        introduce(observer, trainer, config, folder, weights)
+        introduce(observer, trainer, config, folder)
         with profiled(folder if config.run.profile and processes.first else None):
-            scores = trainer.fit(observer)
+            trainer.fit(observer)
+        drawn = figures.draw(read(folder / "record.jsonl"), folder / "figures") if processes.first else []
+        scores = trainer.finish()
         failed = False
     finally:
-        batches.close()
-        evaluation.close()
+        trainer.close()
         observer.close(exit_code=int(failed))
     if processes.first:
-        drawn = figures.draw(read(folder / "record.jsonl"), folder / "figures")
         print(summary(folder, scores, drawn))
 
 
-def introduce(observer: Observer, trainer: Trainer, config: Config, folder: Path, weights: dict[str, str]) -> None:
+def prepare(processes: Processes, config: Config, container: dict[str, Any], folder: Path) -> Trainer:
+    """Open the data, build the model and make the run's folder, last, so that what cannot work leaves nothing."""
+    if processes.first:
+        data.prepare(config.data)
+    processes.barrier()
+    loading = loader_options(processes, config.run.workers)
+    batches = data.open_train(config.data, batch_size=config.train.batch_size, seed=config.seed, **loading)
+    evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, **loading)
+    model = network(config, len(batches.classes))
+    if processes.first:
+        size = expected_bytes(sum(p.numel() for p in model.parameters()), ema=bool(config.train.ema_decay))
+        make_folder(folder, container, needed=3 * size)  # last.pt, best.pt and the one that is being written
+    processes.barrier()
+    return Trainer(
+        config, container, model=model, train=batches, evaluation=evaluation, processes=processes, folder=folder
+    )
+
+
+def introduce(observer: Observer, trainer: Trainer, config: Config, folder: Path) -> None:
     """Say what is trained and on what; the first start of a run writes it into the record too."""
     state, batches, evaluation = trainer.state, trainer.train_batches, trainer.evaluation
     origin = provenance.save(folder) if trainer.processes.first else {}
@@ -164,9 +163,10 @@ def introduce(observer: Observer, trainer: Trainer, config: Config, folder: Path
         processes=trainer.processes.count,
         device=str(trainer.processes.device.type),
         precision=config.train.precision,
+        threads=torch.get_num_threads(),
         effective_lr=lr,
         commit=origin.get("commit"),
-        weights=weights,
+        weights=trainer.initial_weights,
         **trainer.gaussian_values(),
     )
 

@@ -1,8 +1,10 @@
 """What no single section can know: the settings that must fit one another. Checked before anything is read or built."""
 
+import torch
 from omegaconf import DictConfig
 
-from conf.schema import Config
+from conf.schema import Config, EvaluateConfig
+from gab.config import TimmConfig
 from gab.errors import UserError
 from gab.tracking.session import resolve_mode
 
@@ -10,7 +12,8 @@ from gab.tracking.session import resolve_mode
 def fill_in(cfg: DictConfig, device: str) -> None:
     """Decide `auto` where it depends on the device, so that the stored config says what was done."""
     if cfg.train.precision == "auto":
-        cfg.train.precision = "bf16" if device == "cuda" else "fp32"
+        bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        cfg.train.precision = "bf16" if bf16 else "fp32"
     cfg.run.compile = cfg.run.compile.lower()  # a command line's true is a boolean, which the schema turns into True
     if cfg.run.compile == "auto":
         cfg.run.compile = "true" if device == "cuda" else "false"
@@ -22,8 +25,8 @@ def check(config: Config, processes: int) -> None:
     Raises:
         UserError: the first misfit, with what would mend it.
     """
-    _choice("train.precision", config.train.precision, ("bf16", "fp32"))
-    _choice("run.compile", config.run.compile, ("true", "false"))
+    _choice("train.precision", config.train.precision, ("auto", "bf16", "fp32"))
+    _choice("run.compile", config.run.compile, ("auto", "true", "false"))
     for section, keys in _COUNTS.items():
         for key in keys:
             _positive(f"{section}.{key}", getattr(getattr(config, section), key))
@@ -31,9 +34,30 @@ def check(config: Config, processes: int) -> None:
     _batch(config, processes)
 
 
+def check_evaluation(config: EvaluateConfig) -> None:
+    """Refuse settings of an evaluation that cannot be.
+
+    Raises:
+        UserError: the first of them, with what would mend it.
+    """
+    if (config.checkpoint is None) == (config.model is None):
+        raise UserError("give either checkpoint=FILE, or model=timm model.name=NAME for published weights")
+    if config.checkpoint is None and not isinstance(config.model, TimmConfig):
+        raise UserError(
+            "only networks of timm have published weights: give checkpoint=FILE or model=timm model.name=NAME"
+        )
+    if config.checkpoint is None and config.data is None:
+        raise UserError("say on which images: add data=NAME (a file of conf/data)")
+    _choice("eval.split", config.eval.split, ("val", "train"))
+    _choice("eval.weights", config.eval.weights, ("raw", "ema", "both"))
+    _choice("eval.precision", config.eval.precision, ("fp32", "bf16"))
+    for key in ("workers", "eval_batch"):
+        _positive(f"run.{key}", getattr(config.run, key))
+
+
 def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UserError(f"{key}={value} is unknown: choose one of auto, {', '.join(known)}")
+        raise UserError(f"{key}={value} is unknown: choose one of {', '.join(known)}")
 
 
 _COUNTS = {

@@ -15,6 +15,7 @@ from gab.config import (
     AugmentConfig,
     CheckpointConfig,
     EvalConfig,
+    EvalRunConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -51,7 +52,7 @@ class EvaluateConfig:
     model: ModelConfig | None = None  # null: the checkpoint's
     data: DataConfig | None = None  # null: the checkpoint's
     eval: EvalConfig = field(default_factory=EvalConfig)
-    run: RunConfig = field(default_factory=RunConfig)
+    run: EvalRunConfig = field(default_factory=EvalRunConfig)
 
 
 def register() -> None:

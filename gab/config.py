@@ -78,6 +78,7 @@ class TimmConfig(ModelConfig):
     network: str = "timm"
     base: str = "${.name}"
     name: str = MISSING
+    drop_path_rate: float = 0.0  # not every network of timm knows it
     pretrained: bool | None = None  # null: no in training, yes in evaluation
     kwargs: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
 
@@ -117,14 +118,14 @@ class AugmentConfig:
 class TrainConfig:
     """Length, batch and precision of a run."""
 
-    epochs: int = 400
+    epochs: int = 410  # 400 and the cooldown
     batch_size: int = 2304  # global
     precision: str = "auto"  # bf16 | fp32 | auto: bf16 on CUDA, fp32 on CPU
     ema_decay: float | None = 0.99996
     eval_every: int = 1  # epochs
     max_steps: int | None = None  # of an epoch; null: all
     eval_batches: int | None = None  # of an evaluation in training, per process; null: all
-    overfit: bool = False  # the first batch again and again, without augmentation
+    overfit: bool = False  # the first batch again and again (debug=overfit takes the augmentation away too)
 
 
 @dataclass
@@ -154,10 +155,21 @@ class CheckpointConfig:
 
 
 @dataclass
+class EvalRunConfig:
+    """Where and how an evaluation is computed; nothing here changes results beyond rounding."""
+
+    dir: str = "runs"  # of evaluations without a checkpoint
+    device: str = "auto"
+    processes: str = "auto"
+    workers: int | None = None
+    eval_batch: int = 256  # per process
+
+
+@dataclass
 class EvalConfig:
     """What an evaluation computes, and where its files go."""
 
-    split: str = "val"
+    split: str = "val"  # val | train
     weights: str = "both"  # raw | ema | both
     precision: str = "fp32"  # fp32 | bf16
     out: str | None = None  # folder; null: beside the checkpoint, or runs/eval/<model>-<data>

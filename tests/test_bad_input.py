@@ -74,7 +74,7 @@ SETTINGS = {
     "data.loader=dali": r"data\.loader",
     "data.reader=lmdb": r"data\.reader",
     "data.crop.interpolation=nearest": r"data\.crop\.interpolation",
-    "train.batch_size=4096": r"1,437 training images of data=digits do not fill one batch: lower train\.batch_size=4096",
+    "train.batch_size=4096": r"1,437 training images of data=digits do not fill one batch: lower train\.batch_size",
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import yaml
 
 import train
 from gab.errors import UserError
+from tests.conftest import ROOT, TINY
 
 Run = Callable[..., Path]
 Rows = Callable[..., list[dict]]
@@ -116,6 +119,29 @@ def test_processes_and_micro_batches_change_nothing(how: str, whole: Path, tiny_
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
+def test_torchrun_gives_the_same(whole: Path, rows: Rows, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "train.py"]
+    subprocess.run([*command, *TINY, GAB, f"run.dir={tmp_path}", "run.name=run"], cwd=ROOT, check=True, timeout=300)
+    np.testing.assert_allclose(losses(rows(tmp_path / "run", "train")), losses(rows(whole, "train")), rtol=1e-5)
+    assert images_digests(rows(tmp_path / "run")) == images_digests(rows(whole))
+
+
+@pytest.mark.slow
+def test_compiled_is_eager_to_rounding(whole: Path, tiny_run: Run, rows: Rows, tmp_path: Path) -> None:
+    other = tiny_run(tmp_path, GAB, "run.compile=true")
+    np.testing.assert_allclose(losses(rows(other, "train")), losses(rows(whole, "train")), rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains_compiled_in_bf16(whole: Path, tiny_run: Run, rows: Rows, tmp_path: Path) -> None:
+    """Close to float32 on the CPU, on the same images; data sets in other memory are another matter."""
+    other = tiny_run(tmp_path, GAB, "run.device=cuda", "run.processes=1")
+    np.testing.assert_allclose(losses(rows(other, "train")), losses(rows(whole, "train")), rtol=0.05)
+    assert images_digests(rows(other)) == images_digests(rows(whole))
+
+
 @pytest.mark.ffcv
 def test_loaders_change_nothing(whole: Path, tiny_run: Run, rows: Rows, tmp_path: Path) -> None:
     pytest.importorskip("ffcv")
@@ -194,6 +220,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_run: Run, rows: Rows, tmp_
     with pytest.raises(UserError, match=r"the loss is .*lower optim\.lr"):
         tiny_run(tmp_path, "optim.lr=1e30", "optim.warmup_epochs=0")
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path / "run", "train"))
+
+
+def test_broken_weights_are_not_published(tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
+    """The last loss of an epoch is computed before its update, so it cannot tell."""
+    train_epoch = train.Trainer.train_epoch
+
+    def break_weights(self, epoch: int) -> None:
+        train_epoch(self, epoch)
+        if epoch == 1:
+            next(self.state.model.parameters()).data.fill_(math.nan)
+
+    monkeypatch.setattr(train.Trainer, "train_epoch", break_weights)
+    with pytest.raises(UserError, match=r"weights are not finite by step 8 \(the last good state is .*last\.pt"):
+        tiny_run(tmp_path, GAB, "train.max_steps=4")
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    assert last["step"] == 4
+    assert all(tensor.isfinite().all() for tensor in last["model"].values())
 
 
 # -- before and around a run ------------------------------------------------------------------------------------------

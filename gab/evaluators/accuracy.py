@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gab.training.processes import Processes
+from gab.processes import Processes
 
 
 class Predictions(NamedTuple):

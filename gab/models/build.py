@@ -55,7 +55,10 @@ def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int
         try:
             model = _create(config, image_size, options)
         except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
-            raise UserError(f"timm could not build {config.name} with {options}: {error}") from error
+            raise UserError(
+                f"timm could not build {config.name} with {options} ({error}): change model.kwargs, or "
+                "model.drop_path_rate=0 for a network without it"
+            ) from error
     if isinstance(model, VisionTransformer | SwinTransformer) and not config.pretrained:
         initialise(model, model.init_scheme, seed)
     return model

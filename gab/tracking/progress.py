@@ -81,11 +81,6 @@ class Progress:
         epoch = self._step / self._steps_per_epoch
         self.message(f"epoch {epoch:g}/{self._epochs}: top1 {top1:.2f}{rest} (best {self._best:.2f})")
 
-    def status(self, text: str) -> None:
-        """Shows what goes on between steps (compiling, evaluating 12/98) in place of the line; on a terminal only."""
-        if self._active and self._terminal:
-            self._show(text)
-
     def message(self, text: str) -> None:
         """Writes a sentence on a line of its own, above the progress line."""
         if not self._active:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from gab.errors import UserError
 FORMAT = 1
 
 
+def expected_bytes(parameters: int, *, ema: bool) -> int:
+    """Size of a checkpoint: weights, two moments and perhaps an average, in float32."""
+    return 4 * parameters * (3 + ema)
+
+
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write `content` (tensors, numbers, strings, lists and dicts of these) so that `path` is never half written.
 
@@ -19,7 +25,7 @@ def save(path: Path, content: dict[str, Any]) -> None:
         UserError: the disk does not take it; what was there before is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.part")
     try:
         with open(aside, "wb") as file:
             torch.save({"format": FORMAT, **content}, file)
@@ -44,8 +50,12 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load verifies nothing: one flipped bit would pass
+            damaged = archive.testzip()
+        if damaged:
+            raise ValueError(f"its part {damaged} is damaged")
         content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a checkpoint that can be read safely ({_first_line(error)}): use another one"
         ) from error

@@ -4,11 +4,10 @@ from typing import Any
 
 from torch import nn
 
+from gab.training.checkpoint import expected_bytes
 from gab.training.flops import macs
 from gab.training.parameter_groups import parameter_groups
 from gab.training.schedule import effective_lr
-
-_ADAM_STATE = 3  # weights and two moments, float32
 
 
 def report(config: Any, model: nn.Module, *, variant: str, train_images: int, processes: int) -> str:
@@ -22,7 +21,7 @@ def report(config: Any, model: nn.Module, *, variant: str, train_images: int, pr
     batch, epochs = config.train.batch_size, config.train.epochs
     parameters = sum(p.numel() for p in model.parameters())
     steps = train_images // batch
-    checkpoint = 4 * parameters * (_ADAM_STATE + bool(config.train.ema_decay))
+    size = expected_bytes(parameters, ema=bool(config.train.ema_decay))
     rate = config.run.images_per_second
     micro = config.run.micro_batch or batch // processes
     rows = {
@@ -34,7 +33,7 @@ def report(config: Any, model: nn.Module, *, variant: str, train_images: int, pr
         "steps": f"{steps:,} an epoch, {steps * epochs:,} in {epochs} epochs",
         "learning rate": _learning_rate(config, batch),
         **{f"group {group['name']}": _group(group) for group in parameter_groups(model, config.optim)},
-        "disk": f"{checkpoint / 1e9:.2f} GB a checkpoint, {2 * checkpoint / 1e9:.2f} GB for last.pt and best.pt",
+        "disk": f"{size / 1e9:.2f} GB a checkpoint, {2 * size / 1e9:.2f} GB for last.pt and best.pt",
         "time": f"{steps * batch * epochs / rate / 3600:.1f} h at {rate:,.0f} images/s (run.images_per_second)",
     }
     width = max(map(len, rows))

@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 # Dense bf16 peak of one device, FLOP/s, as published by NVIDIA; the first name that occurs in the device's wins.
-_PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12,
-         "L40S": 362e12, "A10G": 70e12, "4090": 165e12, "3090": 71e12, "V100": 125e12}  # fmt: skip
+_PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12,
+         "L40S": 362e12, "A10G": 70e12, "4090": 165e12, "3090": 71e12}  # fmt: skip
 
 
 def macs(model: nn.Module, image_size: int) -> int:

@@ -12,6 +12,8 @@ class Batches(Protocol):
 
     def describe(self) -> str: ...
 
+    def close(self) -> None: ...
+
 
 class TrainBatches(Batches, Protocol):
     """Training batches: named tuples of images, labels, indices and digest, of any epoch, from any step."""

@@ -5,7 +5,7 @@ import time
 import torch
 from torch import Tensor
 
-from gab.training.processes import Processes
+from gab.processes import Processes
 
 
 class Meter:

@@ -17,12 +17,17 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
     exempt = named() if callable(named) else ()
     gaussians = [p for n, p in model.named_parameters() if ".gaussian." in n and p.requires_grad]
     own = {id(p) for p in gaussians}
-    groups = []
+    groups: dict[str, dict[str, Any]] = {}
     for group in param_groups_weight_decay(model, optim.weight_decay, no_weight_decay_list=exempt):
         parameters = [p for p in group["params"] if id(p) not in own]
         decay = group["weight_decay"]
-        groups.append(
-            {"name": "decayed" if decay else "exempt", "params": parameters, "weight_decay": decay, "lr_scale": 1.0}
-        )
-    groups.append({"name": "gaussian", "params": gaussians, "weight_decay": 0.0, "lr_scale": optim.gaussian_lr_scale})
-    return [group for group in groups if group["params"]]
+        name = "decayed" if decay else "exempt"
+        groups.setdefault(name, {"name": name, "params": [], "weight_decay": decay, "lr_scale": 1.0})
+        groups[name]["params"] += parameters
+    groups["gaussian"] = {
+        "name": "gaussian",
+        "params": gaussians,
+        "weight_decay": 0.0,
+        "lr_scale": optim.gaussian_lr_scale,
+    }
+    return [group for group in groups.values() if group["params"]]

@@ -1,7 +1,9 @@
 """`runs/<name>/`: one folder a run, found again by the same config, without a time stamp."""
 
+import errno
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,15 @@ from omegaconf import OmegaConf
 from gab.errors import UserError
 
 # What may not change results, beyond rounding: where things are, how the work is spread, who watches.
-_NEUTRAL = ("run", "checkpoint", "tracking", "data.root", "data.stage", "data.write_if_missing")
+_NEUTRAL = (
+    "run",
+    "checkpoint",
+    "tracking",
+    "data.root",
+    "data.stage",
+    "data.write_if_missing",
+    "model.grad_checkpointing",
+)
 
 
 def essential(config: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +42,8 @@ def essential(config: dict[str, Any]) -> dict[str, Any]:
 
 def fingerprint(config: dict[str, Any]) -> str:
     """Eight hexadecimal digits of everything in the config that may change results."""
-    text = json.dumps(essential(config), sort_keys=True)
+    same = {key: float(value) if type(value) is int else value for key, value in essential(config).items()}  # 5 is 5.0
+    text = json.dumps(same, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
@@ -67,14 +78,20 @@ def _load(path: Path) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]
 
 
-def make_folder(folder: Path, config: dict[str, Any]) -> None:
+def make_folder(folder: Path, config: dict[str, Any], needed: int = 0) -> None:
     """Make the run's folder, with the config in it.
 
+    Args:
+        needed: bytes that the run will want there.
+
     Raises:
-        UserError: it cannot be written to.
+        UserError: it cannot be written to, or the disk is too small.
     """
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB needed")
         OmegaConf.save(config, folder / "config.yaml")
     except OSError as error:
         raise UserError(

@@ -5,10 +5,10 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,13 +17,14 @@ from gab.errors import UserError
 from gab.evaluators import Predictions, predict, score
 from gab.models import gaussians
 from gab.models.stochastic import attach_keys
+from gab.processes import Processes
 from gab.training import checkpoint
+from gab.training.digest import weights_digest
 from gab.training.flops import macs, mfu, peak_flops
 from gab.training.interfaces import EvalBatches, Observer, TrainBatches
 from gab.training.meter import Meter
 from gab.training.parameter_groups import parameter_groups
 from gab.training.prefetch import Prefetcher
-from gab.training.processes import Processes
 from gab.training.schedule import learning_rate
 from gab.training.state import TrainState
 from gab.training.step import TrainStep
@@ -60,6 +61,7 @@ class Trainer:
         self.scores: dict[str, float] = {}  # of the last evaluation
         self.meter = Meter(processes)
 
+        self.initial_weights = weights_digest(model)
         model.to(processes.device)
         ema = ModelEmaV3(model, decay=config.train.ema_decay) if config.train.ema_decay else None
         keys = attach_keys(model, config.seed, processes.device)
@@ -96,8 +98,8 @@ class Trainer:
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
-    def fit(self, observer: Observer) -> dict[str, float]:
-        """Train from where the state stands to the last epoch; returns the final scores.
+    def fit(self, observer: Observer) -> None:
+        """Train from where the state stands to the last epoch; `finish` is to be called after it.
 
         Args:
             observer: takes the rows; silent on all processes but the first.
@@ -105,11 +107,16 @@ class Trainer:
         self.observer = observer
         for epoch in range(self.state.step // self.steps_per_epoch, self.config.train.epochs):
             self.train_epoch(epoch)
+            self._agree_on_statistics()
+            self._refuse_non_finite()
             last = epoch + 1 == self.config.train.epochs
             if last or (epoch + 1) % self.config.train.eval_every == 0:
                 self.evaluate(epoch, final=last)
             if last or (epoch + 1) % self.config.checkpoint.every_epochs == 0:
                 self.save("last")
+
+    def finish(self) -> dict[str, float]:
+        """Write the last row; returns the final scores."""
         hours = self.seconds * self.processes.count / 3600
         key = "gpu_hours" if self.processes.device.type == "cuda" else "process_hours"
         self.observer.write("end", epoch=self.config.train.epochs, step=self.state.step, **{key: hours}, **self.scores)
@@ -177,6 +184,24 @@ class Trainer:
 
         return predict(model, self.evaluation, prepare, self.processes, bf16=bf16, limit=self.config.train.eval_batches)
 
+    def _agree_on_statistics(self) -> None:
+        """Average what BatchNorm layers, if there are any, have seen in each process: one model, not one each."""
+        if self.processes.count > 1:
+            distribute_bn(self.state.model, self.processes.count, reduce=True)
+            if self.state.ema:
+                distribute_bn(self.state.ema.module, self.processes.count, reduce=True)
+
+    def _refuse_non_finite(self) -> None:
+        """Let no broken weights be evaluated or saved: the last loss of an epoch was computed before its update."""
+        sums = torch.stack([p.detach().float().sum() for p in self.state.model.parameters()])
+        if not math.isfinite(sums.sum().item()):
+            self._stop_non_finite("the weights are not finite")
+
+    def _stop_non_finite(self, what: str) -> NoReturn:
+        last = self.folder / "checkpoints" / "last.pt"
+        good = f" (the last good state is {last})" if last.is_file() else ""
+        raise UserError(f"{what} by step {self.state.step}{good}: lower optim.lr, or set optim.clip_grad=1.0")
+
     # -- what is said and kept ----------------------------------------------------------------------------------------
 
     def _log_train(self, lr: float, **fields: Any) -> None:
@@ -184,10 +209,7 @@ class Trainer:
         self.seconds += averages.pop("seconds")
         self.meter.reset()
         if not math.isfinite(averages["loss"]):
-            raise UserError(
-                f"the loss is {averages['loss']} by step {self.state.step} (the last good state is "
-                f"{self.folder / 'checkpoints' / 'last.pt'}): lower optim.lr, or set optim.clip_grad=1.0"
-            )
+            self._stop_non_finite(f"the loss is {averages['loss']}")
         self.observer.write(
             "train",
             epoch=self.state.step / self.steps_per_epoch,
@@ -234,7 +256,13 @@ class Trainer:
             )
         self.processes.barrier()
 
-    def resume(self, content: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
+    def resume(self, content: dict[str, Any]) -> int:
+        """Take up the state of a checkpoint; returns its position in the record."""
         self.state.load_state_dict(content)
         self.seconds, self.scores = content["seconds"], content["scores"]
+        return content["record"]
+
+    def close(self) -> None:
+        """End the loaders."""
+        self.train_batches.close()
+        self.evaluation.close()

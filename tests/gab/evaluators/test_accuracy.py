@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gab.evaluators import Predictions, predict, score
 from gab.evaluators.accuracy import write_per_class
-from gab.training.processes import Processes, launch
+from gab.processes import Processes, launch
 
 CLASSES = 7
 

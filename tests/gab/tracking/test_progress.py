@@ -67,8 +67,6 @@ def test_messages_leave_the_line_whole(clock: Clock) -> None:
     progress.update(1)
     progress.message("a sentence")
     assert shown(screen) == ["a sentence", "epoch 1/1 | step 1/10 | ETA ?"]
-    progress.status("evaluating 3/9")
-    assert shown(screen) == ["a sentence", "evaluating 3/9"]
 
 
 def test_the_line_never_wraps(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +91,6 @@ def test_plain_lines_at_intervals_elsewhere(clock: Clock) -> None:
     for step in range(1, 101):
         progress.update(step)
         clock.now += 1.0
-    progress.status("not shown")
     progress.message("a sentence")
     progress.close()
     steps = [line.split(" | ")[1] for line in screen.getvalue().splitlines()[:-1]]
@@ -117,7 +114,6 @@ def test_other_ranks_show_nothing(clock: Clock) -> None:
     progress = Progress(1, 10, active=False, stream=screen, clock=clock)
     progress.update(1, loss=1.0)
     progress.evaluated(50.0)
-    progress.status("evaluating")
     progress.message("a sentence")
     progress.close()
     assert screen.getvalue() == ""

@@ -64,6 +64,18 @@ def test_a_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """torch.load would take it."""
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"weights": torch.arange(1000.0)})
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(500.0, 510.0).numpy().tobytes())] ^= 1
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["weights"].shape == (1000,)
+    with pytest.raises(UserError, match="damaged.*use another one"):
+        checkpoint.load(path)
+
+
 def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no checkpoint .*none\.pt"):
         checkpoint.load(tmp_path / "none.pt")

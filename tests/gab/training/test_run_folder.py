@@ -29,7 +29,7 @@ def changed(section: str, key: str, value) -> dict:
 
 def test_name() -> None:
     name = run_name(CONFIG, "vit_gab")
-    assert name == "vit_gab-digits-s0-df3e5668"
+    assert name == "vit_gab-digits-s0-9cf765df"
     assert name == run_name(dict(reversed(CONFIG.items())), "vit_gab")  # the order of keys has no meaning
     assert "=" not in name
 
@@ -73,3 +73,12 @@ def test_no_place_for_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(UserError, match=r"run cannot be written \(No space left on device\): free space"):
         make_folder(tmp_path / "run", CONFIG)
+
+
+def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"GB free, 1000000000\.00 GB needed.*run\.dir"):
+        make_folder(tmp_path / "run", CONFIG, needed=10**18)
+
+
+def test_spelling_of_numbers_is_no_difference() -> None:
+    assert run_name(changed("optim", "lr", 1), "v") == run_name(changed("optim", "lr", 1.0), "v")

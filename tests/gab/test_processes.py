@@ -1,8 +1,11 @@
+import os
+
 import pytest
 import torch
 
+from gab import processes
 from gab.errors import UserError
-from gab.training.processes import choose_device, count_processes, given_ranks
+from gab.processes import choose_device, count_processes, given_ranks
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
@@ -39,6 +42,32 @@ def test_srun_gives_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in given.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert given_ranks() == (5, 8, 1, 4)
+
+
+def test_srun_meets_on_the_first_node_of_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text('#!/bin/sh\n[ "$3" = "n[7-8]" ] && printf "n7\\nn8\\n"\n')
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name, value in {"STEP_NODELIST": "n[7-8]", "JOB_ID": "40001", "STEP_ID": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setenv("MASTER_ADDR", "set by this test")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    processes._meeting_point_from_slurm()
+    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("n7", str(20000 + 40001 % 20000 + 2 * 97))
+    monkeypatch.delenv("MASTER_PORT")
+    scontrol.write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(UserError, match="export MASTER_ADDR and MASTER_PORT"):
+        processes._meeting_point_from_slurm()
+
+
+def test_cores_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert processes.cores_per_process(4) == 2
+    assert processes.cores_per_process(16) == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")  # of this task: nothing to divide
+    assert processes.cores_per_process(4) == 8
 
 
 @pytest.mark.parametrize("wish", ["0", "-1", "two", "1.5"])

@@ -6,6 +6,7 @@ Everything collective goes through `Processes`, so that a single process pays no
 import logging
 import os
 import socket
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -100,7 +101,10 @@ def count_processes(wish: str, device: str) -> int:
 
 
 def cores_per_process(local_count: int) -> int:
-    """This process's share of the cores that the node's processes may use."""
+    """This process's share of the node's cores: what SLURM gave to the task, else an equal part of those it may use."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdigit() and "SLURM_STEP_NUM_TASKS" in os.environ:
+        return int(given)
     return max(len(os.sched_getaffinity(0)) // local_count, 1)
 
 
@@ -116,9 +120,11 @@ def loader_options(processes: Processes, workers: int | None) -> dict[str, Any]:
 
 def _join(rank: int, count: int, local_rank: int, local_count: int, device: str) -> Processes:
     """Enter the process group (environment variables name the meeting point)."""
-    place = torch.device(device, local_rank) if device == "cuda" else torch.device("cpu")
+    place = torch.device("cpu")
     if device == "cuda":
+        place = torch.device(device, local_rank % torch.cuda.device_count())  # a task of srun may see only its own
         torch.cuda.set_device(place)
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bf16 is asked for by autocast
     elif count > 1:
         torch.set_num_threads(cores_per_process(local_count))
     if count > 1:
@@ -184,8 +190,17 @@ def _free_port() -> int:
 
 
 def _meeting_point_from_slurm() -> None:
-    """srun gives ranks but no address: take the first node of the step and a port from the job's number."""
+    """srun gives ranks but no address: rank 0 runs on the step's first node; the port comes from job and step."""
     env = os.environ
-    if "MASTER_ADDR" not in env and "SLURM_LAUNCH_NODE_IPADDR" in env:
-        env["MASTER_ADDR"] = env["SLURM_LAUNCH_NODE_IPADDR"]
-        env["MASTER_PORT"] = str(20000 + int(env["SLURM_JOB_ID"]) % 20000)
+    if "MASTER_ADDR" in env and "MASTER_PORT" in env:
+        return
+    hosts = env.get("SLURM_STEP_NODELIST", "")
+    try:
+        shown = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True)
+        env["MASTER_ADDR"] = shown.stdout.split()[0]
+        env["MASTER_PORT"] = str(20000 + (int(env["SLURM_JOB_ID"]) + 97 * int(env["SLURM_STEP_ID"])) % 20000)
+    except (OSError, subprocess.SubprocessError, LookupError, ValueError) as error:
+        raise UserError(
+            f"cannot tell on which node of {hosts or 'this job'} the first process runs ({error}): "
+            "export MASTER_ADDR and MASTER_PORT before srun"
+        ) from error
