@@ -76,9 +76,13 @@ def compare(size: str, form: str, given: argparse.Namespace) -> list[dict[str, A
     rows = []
     for name in names:
         seconds = [r["seconds"] for r in results[name]]
-        ratio = median(s / first["seconds"] for s, first in zip(seconds, results[names[0]], strict=True))
-        print(f"{name:36} {form:8} {1e3 * median(seconds):8.1f} ms, {ratio:.3f} of the first")
+        pairs = list(zip(results[name], results[names[0]], strict=True))
+        ratio, cpu_ratio = (median(own[key] / first[key] for own, first in pairs) for key in ("seconds", "cpu"))
+        print(
+            f"{name:36} {form:8} {1e3 * median(seconds):8.1f} ms, {ratio:.3f} of the first, {cpu_ratio:.3f} by CPU time"
+        )
         row = {"network": name, "form": form, "milliseconds": round(1e3 * median(seconds), 2), "ratio": round(ratio, 4)}
+        row |= {"cpu_ratio": round(cpu_ratio, 4)}  # other people's load on the machine hardly changes it
         row |= {"images_per_second": round(given.batch_size / median(seconds), 1)}
         row |= {"peak_memory_gib": round(max(r["memory"] for r in results[name]) / 2**30, 3)}
         row |= {"batch_size": given.batch_size, "rounds": given.rounds}
@@ -87,7 +91,7 @@ def compare(size: str, form: str, given: argparse.Namespace) -> list[dict[str, A
 
 
 def measure(size: str, name: str, form: str, given: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the median step, and peak memory of the device (0 on the CPU)."""
+    """Seconds of the median step, processor seconds of the mean step, and peak memory of the device (0 on the CPU)."""
     device, batch = torch.device(given.device), given.batch_size
     torch.manual_seed(0)
     model = networks(size)[name]().to(device).train()
@@ -109,9 +113,11 @@ def measure(size: str, name: str, form: str, given: argparse.Namespace) -> dict[
 
     for number in range(2 if device.type == "cpu" else 10):
         step(number)
+    cpu = time.process_time()
     times = [_timed(partial(step, number), device) for number in range(given.steps)]
+    cpu = (time.process_time() - cpu) / given.steps
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return {"seconds": median(times), "memory": memory}
+    return {"seconds": median(times), "cpu": cpu, "memory": memory}
 
 
 def _timed(work: Callable[[], None], device: torch.device) -> float:
