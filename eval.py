@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import hydra
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import data
 from conf.checks import check_evaluation
@@ -62,10 +64,17 @@ def evaluate(processes: Processes, config: EvaluateConfig) -> None:
     def prepare(images: Tensor) -> Tensor:
         return normalize(images, mean, std)
 
+    if processes.first:
+        print(
+            f"evaluating {name} on {batches.num_samples:,} images of {config.data.name}: {batches.describe()}",
+            flush=True,
+        )
+    interval = 0.1 if sys.stderr.isatty() else 10.0  # seconds
     rows = {}
     for weights, model in models.items():
         model.to(processes.device)
-        predictions = predict(model, batches, prepare, processes, bf16=config.eval.precision == "bf16")
+        shown = tqdm(batches, weights, len(batches), disable=not processes.first, mininterval=interval)
+        predictions = predict(model, shown, prepare, processes, bf16=config.eval.precision == "bf16")
         rows[weights] = score(predictions)
         if processes.first:
             folder.mkdir(parents=True, exist_ok=True)

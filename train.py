@@ -118,7 +118,8 @@ def prepare(processes: Processes, config: Config, container: dict[str, Any], fol
     processes.barrier()
     loading = loader_options(processes, config.run.workers)
     batches = data.open_train(config.data, batch_size=config.train.batch_size, seed=config.seed, **loading)
-    evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, **loading)
+    limit = config.train.eval_images
+    evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, limit=limit, **loading)
     model = network(config, len(batches.classes))
     if processes.first:
         size = expected_bytes(sum(p.numel() for p in model.parameters()), ema=bool(config.train.ema_decay))
@@ -141,7 +142,7 @@ def introduce(observer: Observer, trainer: Trainer, config: Config, folder: Path
     observer.say(f"training:   {batches.describe()}")
     observer.say(f"evaluation: {evaluation.describe()}")
     observer.say(
-        f"{config.train.epochs} epochs of {trainer.steps_per_epoch} steps, batch {config.train.batch_size}, "
+        f"epochs: {config.train.epochs} of {trainer.steps_per_epoch} steps, batch {config.train.batch_size}, "
         f"learning rate {lr:g}, {config.train.precision}, {trainer.processes.count} x {trainer.processes.device.type}"
     )
     for part in config.augment.missing:

@@ -61,7 +61,7 @@ def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
 
 
 _COUNTS = {
-    "train": ("epochs", "batch_size", "eval_every", "max_steps", "eval_batches"),
+    "train": ("epochs", "batch_size", "eval_every", "max_steps", "eval_images"),
     "augment": ("mixing_group",),
     "run": ("micro_batch", "workers", "log_every", "eval_batch"),
     "checkpoint": ("every_epochs",),

@@ -34,6 +34,9 @@ def sentences() -> Iterator[None]:
         yield
     except (DataError, UserError) as error:
         _exit(str(error))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from what was saved last", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None  # 128 + SIGINT, as shells have it
     except AssertionError as error:  # OmegaConf's, for KEY of SECTION.KEY=VALUE where the section is null
         if "Unexpected type for root: NoneType" not in str(error):
             raise
@@ -86,6 +89,8 @@ def _unknown(path: str) -> str:
     known = known_keys()
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
     settings = [k for k in known if k not in {other.rpartition(".")[0] for other in known}]  # not whole sections
+    if path in known:
+        return f"{path} is not a setting here: another command or another network has it"
     close = difflib.get_close_matches(path, settings, n=3, cutoff=0.6)
     if close or not siblings:
         return f"{path} is not a setting: {_near(path, settings) if close else 'see conf/ for the settings that exist'}"

@@ -97,11 +97,15 @@ class TrainBatches:
 class EvalBatches:
     """Evaluation batches of one process: a contiguous shard, nothing padded or dropped, so that all make the split."""
 
-    def __init__(self, decoder: EvalDecoder, rank: int, processes: int):
-        self.decoder = decoder
+    def __init__(self, decoder: EvalDecoder, batch_size: int, rank: int, processes: int, limit: int | None):
+        self.decoder, self.batch_size = decoder, batch_size
         self.classes, self.names = decoder.classes, decoder.names
-        self.num_samples = len(self.names)  # of the whole split
+        self.num_samples = min(limit or len(self.names), len(self.names))  # of all processes
         self.indices = process_shard(self.num_samples, rank, processes)
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+        return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         for images, labels, batch, _ in self.decoder.decode(self.indices):
@@ -156,8 +160,9 @@ def open_eval(
     workers: int = 2,
     pin: bool = False,
     split: str = "val",
+    limit: int | None = None,
 ) -> EvalBatches:
-    """Evaluation batches of at most `batch_size` images per process.
+    """Evaluation batches of at most `batch_size` images per process, of the first `limit` images or all.
 
     From the .beton file that holds `split` after the evaluation transform, if `data` says so and there is one of that
     split; else from the original images by Pillow. The pixels are the same. Raises DataError as `open_train` does.
@@ -174,7 +179,7 @@ def open_eval(
         from data.torch_loader import SourceEval
 
         decoder = SourceEval(open_source(data, split), data, batch_size, workers, pin)
-    return EvalBatches(decoder, rank, processes)
+    return EvalBatches(decoder, batch_size, rank, processes, limit)
 
 
 def check_loader(data: DataConfig) -> None:

@@ -124,7 +124,7 @@ class TrainConfig:
     ema_decay: float | None = 0.99996
     eval_every: int = 1  # epochs
     max_steps: int | None = None  # of an epoch; null: all
-    eval_batches: int | None = None  # of an evaluation in training, per process; null: all
+    eval_images: int | None = None  # the first ones, of an evaluation in training; null: all
     overfit: bool = False  # the first batch again and again (debug=overfit takes the augmentation away too)
 
 

@@ -149,6 +149,8 @@ def _child(
             raise
         sentences.put(str(error))
         os._exit(USER_ERROR)  # without waiting for the others, who may wait for us
+    except KeyboardInterrupt:
+        os._exit(130)  # the parent has been told too, and speaks
     dist.destroy_process_group()
 
 

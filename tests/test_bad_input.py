@@ -234,7 +234,7 @@ EVALUATIONS = {
     "checkpoint=LAST eval.splitt=val": r"eval\.splitt is not a setting: did you mean eval\.split",
     "checkpoint=LAST model=vit_s16": r"give either checkpoint=FILE, or model=timm",
     "": r"give either checkpoint=FILE, or model=timm",
-    "model=vit_s16 data=digits data.loader=torch": r"only networks of timm have published weights: give checkpoint=FILE",
+    "model=vit_s16 data=digits data.loader=torch": r"only networks of timm have published weights: give checkpoint=",
     "model=timm model.name=vit_relpos_small_patch16_224": r"add data=NAME",
     "model=timm model.name=vit_relpos_smal data=digits data.loader=torch": r"vit_relpos_small_patch16_224",
     "checkpoint=LAST data=PHOTOS": r"tells 10 classes apart .* but data=folder has 2",

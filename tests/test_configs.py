@@ -75,7 +75,7 @@ def test_the_default_is_the_published_recipe(config: Callable[..., DictConfig]) 
 # Small enough for a step, whatever the experiment: one block, narrow, on digits.
 SHRUNKEN = [
     *("data=digits", "data.loader=torch", "run.workers=1", "run.device=cpu", "run.compile=false"),
-    *("train.epochs=1", "train.max_steps=1", "train.batch_size=16", "train.eval_batches=1", "run.eval_batch=8"),
+    *("train.epochs=1", "train.max_steps=1", "train.batch_size=16", "train.eval_images=8", "run.eval_batch=8"),
     *("augment.mixing_group=4", "tracking.wandb=disabled", "run.name=run"),
 ]
 SHAPES = {

@@ -247,7 +247,7 @@ def test_dry(tiny_run: Run, tmp_path: Path, capsys) -> None:
     said = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     said = {key.strip(): value.strip() for key, value in said.items()}
     assert said["variant"] == "vit_mini8_gab"
-    assert said["steps"] == "44 an epoch, 88 in 2 epochs"
+    assert said["steps"] == "44 an epoch, 88 in all (train.epochs=2)"
     assert said["group gaussian"].startswith("4 tensors, 4 parameters, weight decay 0")
     assert said["learning rate"].startswith("0.002 (absolute)")
     assert {"parameters", "MACs per image", "group decayed", "group exempt", "disk", "time"} <= said.keys()

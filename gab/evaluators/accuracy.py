@@ -45,7 +45,6 @@ def predict(
     processes: Processes,
     *,
     bf16: bool = False,
-    limit: int | None = None,
 ) -> Predictions:
     """Predict every image of this process's share and gather all shares.
 
@@ -53,15 +52,12 @@ def predict(
         batches: named tuples of images uint8 (b, 3, S, S), labels (b,) and indices (b,); the last may be shorter.
         prepare: uint8 images on the device to the network's input.
         bf16: autocast to bfloat16; final numbers are float32.
-        limit: stop after this many batches.
     """
     was_training = model.training
     model.eval()
     parts: list[tuple[Tensor, ...]] = []
     full = 0
-    for number, batch in enumerate(batches):
-        if number == limit:
-            break
+    for batch in batches:
         images, labels = (t.to(processes.device, non_blocking=True) for t in (batch.images, batch.labels))
         count, full = len(images), max(full, len(images))
         if count < full:  # one shape for the whole evaluation: nothing is compiled twice

@@ -48,14 +48,17 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         UserError: it is missing, cut short, holds code, or is not one of ours.
     """
     if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
+        inside = path / "checkpoints" / "last.pt"
+        raise UserError(f"there is no checkpoint {path}" + (f": take {inside}" if inside.is_file() else ""))
     try:
         with zipfile.ZipFile(path) as archive:  # torch.load verifies nothing: one flipped bit would pass
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"its part {damaged} is damaged")
         content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
+    except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
+        raise UserError(f"{path} is not a checkpoint of ours: it wants to run code when it is loaded") from error
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a checkpoint that can be read safely ({_first_line(error)}): use another one"
         ) from error

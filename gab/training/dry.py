@@ -20,7 +20,7 @@ def report(config: Any, model: nn.Module, *, variant: str, train_images: int, pr
     """
     batch, epochs = config.train.batch_size, config.train.epochs
     parameters = sum(p.numel() for p in model.parameters())
-    steps = train_images // batch
+    steps = min(train_images // batch, config.train.max_steps or train_images // batch)
     size = expected_bytes(parameters, ema=bool(config.train.ema_decay))
     rate = config.run.images_per_second
     micro = config.run.micro_batch or batch // processes
@@ -30,7 +30,7 @@ def report(config: Any, model: nn.Module, *, variant: str, train_images: int, pr
         "MACs per image": f"{macs(model, config.data.image_size) / 1e9:.3f} G at {config.data.image_size} px",
         "processes": f"{processes}, micro-batch {micro} of {batch // processes} images each",
         "batch": f"{batch} (global)",
-        "steps": f"{steps:,} an epoch, {steps * epochs:,} in {epochs} epochs",
+        "steps": f"{steps:,} an epoch, {steps * epochs:,} in all (train.epochs={epochs})",
         "learning rate": _learning_rate(config, batch),
         **{f"group {group['name']}": _group(group) for group in parameter_groups(model, config.optim)},
         "disk": f"{size / 1e9:.2f} GB a checkpoint, {2 * size / 1e9:.2f} GB for last.pt and best.pt",

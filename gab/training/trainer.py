@@ -182,7 +182,7 @@ class Trainer:
         def prepare(images: Tensor) -> Tensor:
             return normalize(images, self.augment.mean, self.augment.std)
 
-        return predict(model, self.evaluation, prepare, self.processes, bf16=bf16, limit=self.config.train.eval_batches)
+        return predict(model, self.evaluation, prepare, self.processes, bf16=bf16)
 
     def _agree_on_statistics(self) -> None:
         """Average what BatchNorm layers, if there are any, have seen in each process: one model, not one each."""

@@ -304,12 +304,23 @@ def test_evaluation_is_timm_s_on_any_number_of_processes(request, torch_data, ph
     images, labels = timm_images(photo_folder)
     assert batches.num_samples == len(images)
     assert len(batches.names) == len(images)
-    shards = [list(EvalBatches(batches.decoder, rank, processes)) for rank in range(processes)]
+    shards = [list(EvalBatches(batches.decoder, 4, rank, processes, None)) for rank in range(processes)]
     ours = [batch for shard in shards for batch in shard]
     assert torch.equal(torch.cat([batch.indices for batch in ours]), torch.arange(len(images)))
     assert torch.equal(torch.cat([batch.labels for batch in ours]), labels)
     assert torch.equal(torch.cat([batch.images for batch in ours]), images)
     assert {batch.digest for batch in ours} == {0}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_part_is_the_same_part_for_any_number_of_processes(torch_data, processes):
+    shares = [
+        open_eval(torch_data, batch_size=4, workers=0, limit=7, rank=rank, processes=processes)
+        for rank in range(processes)
+    ]
+    assert [share.num_samples for share in shares] == [7] * processes
+    assert [len(list(share)) for share in shares] == [len(share) for share in shares]
+    assert torch.equal(torch.cat([batch.indices for share in shares for batch in share]), torch.arange(7))
 
 
 def test_any_split_can_be_evaluated_from_the_originals(torch_data, torch_train):

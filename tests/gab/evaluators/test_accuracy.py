@@ -96,10 +96,6 @@ def test_training_mode_and_gradients_are_left_alone() -> None:
     assert not model.training
 
 
-def test_limit() -> None:
-    assert len(predict(network(), split(20), prepare, Processes(), limit=2).image) == 8
-
-
 def test_bf16_rounds() -> None:
     exact, rounded = (predict(network(), split(9), prepare, Processes(), bf16=bf16) for bf16 in (False, True))
     assert not np.array_equal(exact.log_loss, rounded.log_loss)

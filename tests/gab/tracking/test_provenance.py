@@ -1,5 +1,7 @@
 import json
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,7 @@ def test_each_start_is_kept(repository: Path, tmp_path: Path, monkeypatch: pytes
     assert [entry["uncommitted"] for entry in entries] == [None, "uncommitted_2.diff", "uncommitted_3.diff"]
     assert "+x = 2" in (tmp_path / "uncommitted_2.diff").read_text()
     assert entries[0]["packages"]["pytest"] == pytest.__version__
-    assert "pytest" in entries[0]["command"]
+    assert entries[0]["command"] == shlex.join(sys.orig_argv)
     assert entries[0]["hardware"]["cores"] >= entries[0]["hardware"]["usable_cores"] >= 1
 
 

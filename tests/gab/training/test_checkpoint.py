@@ -49,7 +49,7 @@ def test_code_is_refused_and_not_run(tmp_path: Path) -> None:
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Code(tmp_path / "ran"), protocol=2))
     torch.save({"format": 1, "model": Code(tmp_path / "ran")}, tmp_path / "zipped.pt")
     for name in ("evil.pt", "zipped.pt"):
-        with pytest.raises(UserError, match=rf"{name} is not a checkpoint that can be read safely"):
+        with pytest.raises(UserError, match=rf"{name} is not a checkpoint"):
             checkpoint.load(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
