@@ -1,5 +1,6 @@
 """Decoding by Pillow in torch's DataLoader workers: no system packages, and the same crops as through FFCV."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,6 +80,11 @@ def as_it_is(answer: Any) -> Any:
     return answer
 
 
+def ignore_interrupt(worker: int) -> None:
+    """Ctrl-C goes to every process of the terminal; the one that has workers ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class Requests(Sampler):
     """The requests of an epoch, exchanged between epochs while the workers stay."""
 
@@ -108,6 +114,7 @@ class Workers:
             multiprocessing_context="fork" if workers else None,  # a process of ours would spawn, and compile anew
             persistent_workers=workers > 0,
             pin_memory=pin,
+            worker_init_fn=ignore_interrupt,
         )
 
     def decode(self, seed: int, epoch: int, indices: np.ndarray) -> Iterator[Decoded]:
