@@ -91,7 +91,7 @@ def compare(size: str, form: str, given: argparse.Namespace) -> list[dict[str, A
 
 
 def measure(size: str, name: str, form: str, given: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the median step, processor seconds of the mean step, and peak memory of the device (0 on the CPU)."""
+    """Seconds of the fastest step, processor seconds of the mean step, and peak memory of the device (0 on the CPU)."""
     device, batch = torch.device(given.device), given.batch_size
     torch.manual_seed(0)
     model = networks(size)[name]().to(device).train()
@@ -117,7 +117,7 @@ def measure(size: str, name: str, form: str, given: argparse.Namespace) -> dict[
     times = [_timed(partial(step, number), device) for number in range(given.steps)]
     cpu = (time.process_time() - cpu) / given.steps
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
-    return {"seconds": median(times), "cpu": cpu, "memory": memory}
+    return {"seconds": min(times), "cpu": cpu, "memory": memory}
 
 
 def _timed(work: Callable[[], None], device: torch.device) -> float:
