@@ -35,7 +35,11 @@ def sentences() -> Iterator[None]:
     except (DataError, UserError) as error:
         _exit(str(error))
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from what was saved last", file=sys.stderr, flush=True)
+        print(
+            "\nstopped; a training run goes on from its last checkpoint by the same command",
+            file=sys.stderr,
+            flush=True,
+        )
         raise SystemExit(130) from None  # 128 + SIGINT, as shells have it
     except AssertionError as error:  # OmegaConf's, for KEY of SECTION.KEY=VALUE where the section is null
         if "Unexpected type for root: NoneType" not in str(error):

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from conf.errors import sentences
 from data.config import DataConfig, WriteConfig
 from data.writer import write_split
 
@@ -265,3 +266,10 @@ def test_in_a_child_process(command: Callable, tmp_path: Path) -> None:
     assert done.code == 2
     assert re.fullmatch(r"error: [^\n]*num_heads[^\n]+\n", done.err)
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_is_a_sentence(capsys) -> None:
+    with pytest.raises(SystemExit) as stopped, sentences():
+        raise KeyboardInterrupt
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "\nstopped; a training run goes on from its last checkpoint by the same command\n"
