@@ -3,7 +3,7 @@
 from data.batches import Batch, EvalBatches, TrainBatches, open_eval, open_train
 from data.config import CropConfig, DataConfig, WriteConfig
 from data.errors import DataError
-from data.info import DataInfo, inspect
+from data.info import DataInfo, fingerprint, inspect
 from data.prepare import prepare
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "EvalBatches",
     "TrainBatches",
     "WriteConfig",
+    "fingerprint",
     "inspect",
     "open_eval",
     "open_train",

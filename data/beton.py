@@ -5,6 +5,7 @@ allocation table. Written here rather than by FFCV's own writer because that one
 an image raises, and lays pages out in whatever order its processes finish. The file reads with stock FFCV.
 """
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_p
 SAMPLE = np.dtype([("image", IMAGE), ("label", "<i8")], align=True)
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 
+PROBES = 128  # images that `probe` looks into
+PROBE_SIZE = 1 << 12  # bytes of each
+
 
 @dataclass(frozen=True)
 class Header:
@@ -46,6 +50,28 @@ def read_header(path: Path) -> Header | None:
     if not len(raw) or raw["version"][0] != VERSION or raw["num_fields"][0] != 2 or raw["alloc_ptr"][0] == 0:
         return None
     return Header(int(raw["num_samples"][0]), int(raw["page_size"][0]))
+
+
+def probe(path: Path) -> str:
+    """64 bits, hexadecimal, that tell one .beton file from another without reading all of it.
+
+    They cover the size of the file, the record of every sample (its label, its extent, and where its data lie, so the
+    length of every JPEG), and the first 4 KiB of 128 images that are spread evenly. Of changes that keep every record,
+    as in raw files, one of a single image is likely missed and one of 5 % of the images in 1 of 700 cases: that a file
+    is what its sidecar says, only the checksum proves, which takes minutes for 100 GB. A copy has the probe of its
+    original, whatever its times. Raises OSError.
+    """
+    with path.open("rb") as file:
+        header = np.fromfile(file, HEADER, 1)
+        fields = np.fromfile(file, FIELD, 2)
+        samples = np.fromfile(file, SAMPLE, int(header["num_samples"][0]))
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(b"".join(part.tobytes() for part in (header, fields, samples)))
+        digest.update(str(size).encode())
+        chosen = np.unique(np.linspace(0, len(samples) - 1, PROBES).astype(int))
+        for position in samples["image"]["data_ptr"][chosen].tolist():
+            digest.update(os.pread(file.fileno(), PROBE_SIZE, min(position, size)))
+    return digest.hexdigest()[:16]
 
 
 def page_size(largest: int) -> int:

@@ -1,9 +1,12 @@
-"""What a data set is, before any of it is read: its classes and sizes."""
+"""What a data set is, before any of it is read: its classes and sizes, and which images a run will see."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 
-from data import files
+from data import beton, files
 from data.config import DataConfig
+from data.errors import DataError
 from data.readers import open_source
 from data.readers.folder import require_same_classes
 
@@ -29,11 +32,44 @@ def inspect(data: DataConfig) -> DataInfo:
     return DataInfo(train, train_count, val_count)
 
 
+def fingerprint(data: DataConfig) -> dict[str, str]:
+    """For each split, 64 bits (hexadecimal) of what decides about its images. Call it after `prepare`.
+
+    Of a .beton file: what its sidecar says and what `data.beton.probe` sees, so that a replaced file is noticed even if
+    it has the old one's size and sidecar. Where the file lies, its times and `data.stage` do not count. Of original
+    images: their classes, names and order, which are known without opening a file; an image that was exchanged under
+    its name is not noticed. Raises DataError as `inspect` does.
+    """
+    return {split: _fingerprint(data, split) for split in ("train", "val")}
+
+
+def _fingerprint(data: DataConfig, split: str) -> str:
+    if _from_beton(data, split):
+        path = files.beton(data, split)
+        sidecar = files.check(path, data, split)
+        try:
+            return _digest(sidecar.sha256, sidecar.classes, beton.probe(path))
+        except OSError as error:
+            raise DataError(
+                f"{path} cannot be read ({error.strerror}); allow it, or set data.root to a copy."
+            ) from error
+    source = open_source(data, split)
+    return _digest(source.classes, source.labels.tolist(), source.names)
+
+
+def _digest(*content: str | list) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
 def _split(data: DataConfig, split: str) -> tuple[list[str], int]:
-    from_beton = data.loader == "ffcv" and (split == "train" or data.eval_source == "beton")
     path = files.beton(data, split)
-    if from_beton and path.exists() and (files.is_complete(path) or not data.write_if_missing):
+    if _from_beton(data, split) and path.exists() and (files.is_complete(path) or not data.write_if_missing):
         sidecar = files.check(path, data, split)
         return sidecar.classes, sidecar.count
     source = open_source(data, split)
     return source.classes, len(source)
+
+
+def _from_beton(data: DataConfig, split: str) -> bool:
+    """Whether the run reads `split` from its .beton file."""
+    return data.loader == "ffcv" and (split == "train" or data.eval_source == "beton")

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from data import disk, files
+from data.beton import probe, read_header
 from data.config import DataConfig
 from data.errors import DataError
 from data.files import Sidecar
@@ -25,15 +26,16 @@ def ready(data: DataConfig, split: str) -> tuple[Path, Sidecar]:
 def stage(path: Path, folder: Path, sidecar: Sidecar, again: str) -> Path:
     """A copy of the .beton file `path`, with its sidecar, below the local `folder`; made only if it is not there yet.
 
-    Processes of one node wait for the first of them. A copy that was cut short is made again; the lock of a process
-    that was killed is released by the system. Raises DataError if the copy's checksum is not the sidecar's, if there
-    is not enough space, or if `folder` cannot be written or locked. `again` is the command that makes `path` anew.
+    Processes of one node wait for the first of them. A copy that was cut short, or damaged later where `probe` sees it,
+    is made again; the lock of a process that was killed is released by the system. Raises DataError if the copy's
+    checksum is not the sidecar's, if there is not enough space, or if `folder` cannot be written or locked. `again` is
+    the command that makes `path` anew.
     """
     target = folder / sidecar.sha256[:16] / path.name  # apart from files of the same name of another data set
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with disk.locked(target):
-            if not _is_whole(target, sidecar):
+            if not _is_whole(target, path, sidecar):
                 _copy(path, target, sidecar, again)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -41,14 +43,15 @@ def stage(path: Path, folder: Path, sidecar: Sidecar, again: str) -> Path:
     return target
 
 
-def _is_whole(target: Path, sidecar: Sidecar) -> bool:
-    """Whether `target` is a finished copy: it was checked before it got its name, so its size is enough."""
+def _is_whole(target: Path, path: Path, sidecar: Sidecar) -> bool:
+    """Whether `target` is a copy of `path`: its checksum was compared before it got its name, so a probe is enough."""
     if not files.is_complete(target) or target.stat().st_size != sidecar.bytes:
         return False
     try:
-        return files.load_sidecar(target) == sidecar
+        same = files.load_sidecar(target) == sidecar
     except DataError:
         return False
+    return same and read_header(target) == read_header(path) and probe(target) == probe(path)
 
 
 def _copy(path: Path, target: Path, sidecar: Sidecar, again: str) -> None:

@@ -8,9 +8,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data import disk, files, stage
+from data import beton, disk, files, stage
 from data.config import DataConfig
 from data.errors import DataError
 from data.writer import write_split
@@ -82,13 +83,21 @@ def test_another_file_of_the_same_name_is_staged_apart(staged_config: DataConfig
     assert second.read_bytes() == files.val_beton(staged_config).read_bytes()
 
 
-@pytest.mark.parametrize("damage", ["cut", "no sidecar", "no names", "garbage"])
+def page_start(path: Path) -> int:
+    """Where the images begin, in bytes; the records lie before."""
+    return int(np.fromfile(path, beton.HEADER, 1)["page_size"][0])
+
+
+@pytest.mark.parametrize("damage", ["cut", "no sidecar", "no names", "garbage", "zeros", "header"])
 def test_a_copy_that_is_not_whole_is_made_again(staged_config: DataConfig, damage: str) -> None:
     path, _ = stage.ready(staged_config, "val")
     if damage == "cut":
         os.truncate(path, 1000)
     elif damage == "garbage":
         files.sidecar_path(path).write_bytes(b"\xff\xfe")
+    elif damage in ("zeros", "header"):  # of a node that lost power: the size is right
+        os.truncate(path, page_start(path) if damage == "zeros" else 0)
+        os.truncate(path, files.load_sidecar(path).bytes)
     else:
         (files.sidecar_path(path) if damage == "no sidecar" else files.names_path(path)).unlink()
     again, _ = stage.ready(staged_config, "val")
