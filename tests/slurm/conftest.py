@@ -1,0 +1,67 @@
+"""A real cluster of two nodes on this machine, started once for all tests of this folder."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "scripts" / "slurm" / "local_cluster.sh"
+PATIENCE = 240.0  # seconds for anything to happen; other work may slow this machine down several times
+
+
+def await_true(what: str, condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Poll until `condition()` is true; fails with `what` when patience ends."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, f"not within {patience:.0f} s: {what}"
+        time.sleep(0.2)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """SLURM's commands, which wait for a dead controller for long, under a time-out."""
+
+    environment: dict[str, str]
+
+    def call(self, *command: str, check: bool = True, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+        assert done.returncode == 0 or not check, f"{command}\n{done.stdout}{done.stderr}"
+        return done
+
+    def show(self, job: str) -> dict[str, str]:
+        """What the controller knows of a job or an array member."""
+        words = self.call("scontrol", "--oneliner", "show", "job", job).stdout.split()
+        return dict(word.partition("=")[::2] for word in words if "=" in word)
+
+    def state(self, job: str) -> str:
+        return self.show(job)["JobState"]
+
+    def await_end(self, *jobs: str) -> None:
+        """Until none of the jobs is queued or running."""
+        await_true(
+            f"the end of jobs {jobs}",
+            lambda: not any(self.state(job) in ("PENDING", "RUNNING", "COMPLETING") for job in jobs),
+        )
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    if not all(
+        shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("munged", "slurmctld", "slurmd")
+    ):
+        pytest.skip("SLURM is not installed: run `scripts/slurm/local_cluster.sh install` as root")
+    with tempfile.TemporaryDirectory(prefix="slurm", dir="/tmp") as folder:  # short: sockets lie in it
+        subprocess.run([CLUSTER, "start", folder], check=True, timeout=PATIENCE, stdout=subprocess.DEVNULL)
+        try:
+            yield Cluster({**os.environ, "SLURM_CONF": f"{folder}/slurm.conf", "OMP_NUM_THREADS": "1"})
+        finally:
+            subprocess.run([CLUSTER, "stop", folder], check=True, timeout=PATIENCE)
