@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 FILE, DIFF = "provenance.json", "uncommitted.diff"
+SNAPSHOT = "snapshot.json"  # at the top of a copy of the code: what `source` said of the original
 
 
 def save(folder: Path) -> dict[str, Any]:
@@ -51,19 +52,27 @@ def source(file: Path) -> dict[str, Any]:
     """`commit`, `diff` against it and `untracked` file names of the repository that tracks `file`.
 
     None, an empty text and an empty list without git or a repository. A package that is installed below somebody
-    else's repository is not tracked by it.
+    else's repository is not tracked by it. A snapshot of the code (`gab.training.snapshot`) carries the answer with it.
     """
+    for parent in file.resolve().parents:
+        if (parent / SNAPSHOT).is_file():
+            return json.loads((parent / SNAPSHOT).read_text())
     folder = str(file.resolve().parent)
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    if top is None or _git(folder, "ls-files", "--error-unmatch", file.name) is None:
+    top = git(folder, "rev-parse", "--show-toplevel")
+    if top is None or not tracked(file):
         return {"commit": None, "diff": "", "untracked": []}
     top = top.strip()
-    commit = _git(top, "rev-parse", "HEAD")
+    commit = git(top, "rev-parse", "HEAD")
     return {
         "commit": commit and commit.strip(),
-        "diff": _git(top, "diff", "HEAD") or "",
-        "untracked": (_git(top, "ls-files", "--others", "--exclude-standard") or "").splitlines(),
+        "diff": git(top, "diff", "HEAD") or "",
+        "untracked": (git(top, "ls-files", "--others", "--exclude-standard") or "").splitlines(),
     }
+
+
+def tracked(file: Path) -> bool:
+    """Whether git is there and the repository around `file` tracks it."""
+    return git(str(file.resolve().parent), "ls-files", "--error-unmatch", file.name) is not None
 
 
 def packages() -> dict[str, str]:
@@ -98,7 +107,7 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git(folder: str, *arguments: str) -> str | None:
+def git(folder: str, *arguments: str) -> str | None:
     """What git prints; None when it fails or is not there."""
     try:
         command = ["git", "-C", folder, *arguments]
