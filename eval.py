@@ -21,8 +21,9 @@ from gab.augment import normalize
 from gab.config import ModelConfig, TimmConfig
 from gab.errors import UserError
 from gab.evaluators import Scores, predict, score, write_per_class
+from gab.launch import launch
 from gab.models import build, variant
-from gab.processes import Processes, choose_device, count_processes, launch, loader_options
+from gab.processes import Processes, choose_device, count_processes, loader_options
 from gab.training import checkpoint
 from gab.training.state import load_weights
 

@@ -14,8 +14,9 @@ from conf.checks import check, fill_in
 from conf.errors import refuse_unknown, sentences
 from conf.schema import Config, plain, typed
 from gab.errors import UserError
+from gab.launch import launch
 from gab.models import build, variant
-from gab.processes import Processes, choose_device, count_processes, launch, loader_options
+from gab.processes import Processes, choose_device, count_processes, loader_options
 from gab.tracking import figures, provenance
 from gab.tracking.observer import Observer
 from gab.tracking.record import read

@@ -1,36 +1,45 @@
-"""Processes of a run: started by ourselves on one node, or given by torchrun or srun on several.
+"""Processes of a run: which this one is, on which device, and how it speaks with the others.
 
 Everything collective goes through `Processes`, so that a single process pays nothing for it.
 """
 
-import logging
 import os
-import socket
-import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from gab.errors import UserError
+from gab.heartbeat import LIMITS, Heartbeat
 
-USER_ERROR = 2  # exit code
-PATIENCE = timedelta(hours=1)  # one node may still copy its data while another waits
+# How long a collective waits. The heartbeat judges long before, and says which process is to blame.
+PATIENCE = timedelta(seconds=2 * max(LIMITS.values()))
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among those of the run."""
+class Ranks:
+    """The place of a process among those of the run and those of its node."""
 
     rank: int = 0
     count: int = 1
     local_rank: int = 0
     local_count: int = 1
+
+
+@dataclass(frozen=True)
+class Processes(Ranks):
+    """This process among those of the run, and what it needs to work with them.
+
+    Attributes:
+        control: a process group of the host, also where tensors go through NCCL; None for a single process.
+        heartbeat: to be told where this process is.
+    """
+
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    control: dist.ProcessGroup | None = None
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
     @property
     def first(self) -> bool:
@@ -46,7 +55,7 @@ class Processes:
         """The values of all processes, in order of rank."""
         values = [value] * self.count
         if self.count > 1:
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.control)
         return values
 
     def broadcast(self, value: Any) -> Any:
@@ -54,12 +63,13 @@ class Processes:
         if self.count == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
     def barrier(self) -> None:
+        """Wait until all processes have come here; the devices may still compute."""
         if self.count > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
 
 def choose_device(wish: str) -> str:
@@ -73,16 +83,16 @@ def choose_device(wish: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish
 
 
-def given_ranks() -> tuple[int, int, int, int] | None:
-    """(rank, count, local rank, local count) from torchrun or srun, or None where neither started us."""
+def given_ranks() -> Ranks | None:
+    """The place that torchrun or srun gave to this process, or None where neither started us."""
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         rank, count, local, local_count = (int(env.get(name, 0)) for name in names)
-        return rank, count, local, local_count or 1
+        return Ranks(rank, count, local, local_count or 1)
     if int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # set by srun, not by sbatch
         tasks, nodes = int(env["SLURM_STEP_NUM_TASKS"]), int(env.get("SLURM_STEP_NUM_NODES", 1))
-        return int(env["SLURM_PROCID"]), tasks, int(env["SLURM_LOCALID"]), tasks // nodes
+        return Ranks(int(env["SLURM_PROCID"]), tasks, int(env["SLURM_LOCALID"]), tasks // nodes)
     return None
 
 
@@ -90,7 +100,7 @@ def count_processes(wish: str, device: str) -> int:
     """How many processes the run has (`run.processes`), before any is started."""
     given = given_ranks()
     if given:
-        return given[1]
+        return given.count
     if wish == "auto":
         return torch.cuda.device_count() if device == "cuda" else 1
     if not wish.isdigit() or int(wish) < 1:
@@ -118,91 +128,31 @@ def loader_options(processes: Processes, workers: int | None) -> dict[str, Any]:
     }
 
 
-def _join(rank: int, count: int, local_rank: int, local_count: int, device: str) -> Processes:
-    """Enter the process group (environment variables name the meeting point)."""
+def join(ranks: Ranks, device: str, store: dist.Store | None = None, heartbeat: Heartbeat | None = None) -> Processes:
+    """Take the device of this process, and enter the process group.
+
+    Args:
+        store: where the processes meet; None for a single process.
+        heartbeat: that others listen to; None for a single process.
+    """
     place = torch.device("cpu")
     if device == "cuda":
-        place = torch.device(device, local_rank % torch.cuda.device_count())  # a task of srun may see only its own
+        place = torch.device(device, ranks.local_rank % torch.cuda.device_count())  # a task may see only its own
         torch.cuda.set_device(place)
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bf16 is asked for by autocast
-    elif count > 1:
-        torch.set_num_threads(cores_per_process(local_count))
-    if count > 1:
+    elif ranks.count > 1:
+        torch.set_num_threads(cores_per_process(ranks.local_count))
+    control: dist.ProcessGroup | None = None
+    if store is not None:
         dist.init_process_group(
             "nccl" if device == "cuda" else "gloo",
-            rank=rank,
-            world_size=count,
+            store=store,
+            rank=ranks.rank,
+            world_size=ranks.count,
             device_id=place if device == "cuda" else None,
             timeout=PATIENCE,
         )
-    return Processes(rank, count, local_rank, local_count, place)
-
-
-def _child(
-    local_rank: int, count: int, device: str, work: Callable[..., None], args: tuple[Any, ...], sentences: Any
-) -> None:
-    """What a process that we started does; what a user can mend goes to the parent as a sentence."""
-    try:
-        work(_join(local_rank, count, local_rank, count, device), *args)
-    except ValueError as error:
-        if not is_user_error(error):
-            raise
-        sentences.put(str(error))
-        os._exit(USER_ERROR)  # without waiting for the others, who may wait for us
-    except KeyboardInterrupt:
-        os._exit(130)  # the parent has been told too, and speaks
-    dist.destroy_process_group()
-
-
-def is_user_error(error: Exception) -> bool:
-    """Whether the error is for people: one of either wing's `errors` module."""
-    return type(error).__module__ in ("gab.errors", "data.errors")
-
-
-def launch(work: Callable[..., None], args: tuple[Any, ...], *, count: int, device: str) -> None:
-    """Run `work(processes, *args)` in every process of the run; returns when all have ended.
-
-    Raises:
-        UserError: what a process that we started found wrong, or that it was killed.
-    """
-    given = given_ranks()
-    if given:
-        _meeting_point_from_slurm()
-        work(_join(*given, device), *args)
-        if dist.is_initialized():
-            dist.destroy_process_group()
-    elif count == 1:
-        work(_join(0, 1, 0, 1, device), *args)
-    else:
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
-        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # the end of the others is no news
-        sentences = mp.get_context("spawn").SimpleQueue()
-        try:
-            mp.spawn(_child, (count, device, work, args, sentences), nprocs=count)
-        except mp.ProcessExitedException as error:  # the others have been ended
-            if sentences.empty():
-                raise UserError(f"process {error.error_index} of the run ended with code {error.exit_code}") from error
-            raise UserError(sentences.get()) from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _meeting_point_from_slurm() -> None:
-    """srun gives ranks but no address: rank 0 runs on the step's first node; the port comes from job and step."""
-    env = os.environ
-    if "MASTER_ADDR" in env and "MASTER_PORT" in env:
-        return
-    hosts = env.get("SLURM_STEP_NODELIST", "")
-    try:
-        shown = subprocess.run(["scontrol", "show", "hostnames", hosts], capture_output=True, text=True, check=True)
-        env["MASTER_ADDR"] = shown.stdout.split()[0]
-        env["MASTER_PORT"] = str(20000 + (int(env["SLURM_JOB_ID"]) + 97 * int(env["SLURM_STEP_ID"])) % 20000)
-    except (OSError, subprocess.SubprocessError, LookupError, ValueError) as error:
-        raise UserError(
-            f"cannot tell on which node of {hosts or 'this job'} the first process runs ({error}): "
-            "export MASTER_ADDR and MASTER_PORT before srun"
-        ) from error
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        assert isinstance(group, dist.ProcessGroup)
+        control = group
+    return Processes(**asdict(ranks), device=place, control=control, heartbeat=heartbeat or Heartbeat())

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from gab.evaluators import Predictions, predict, score
 from gab.evaluators.accuracy import write_per_class
-from gab.processes import Processes, launch
+from gab.launch import launch
+from gab.processes import Processes
 
 CLASSES = 7
 
