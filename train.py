@@ -1,6 +1,8 @@
 """Train a network: `python train.py model=vit_b16_gab data=imagenet`. Every setting is a file or a line in conf/."""
 
-import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import data
 from conf.checks import check, fill_in
 from conf.errors import refuse_unknown, sentences
 from conf.schema import Config, plain, typed
-from gab.errors import UserError
+from gab import signals, slurm
+from gab.errors import Stopped, UserError
 from gab.launch import launch
 from gab.models import build, variant
 from gab.processes import Processes, choose_device, count_processes, loader_options
@@ -22,9 +25,12 @@ from gab.tracking.observer import Observer
 from gab.tracking.record import read
 from gab.training import checkpoint
 from gab.training.checkpoint import expected_bytes
+from gab.training.checkpoint_store import CheckpointStore, most_files
+from gab.training.determinism import make_deterministic
 from gab.training.dry import report
+from gab.training.lock import RunLock
 from gab.training.profile import profiled
-from gab.training.run_folder import check_folder, make_folder, run_name
+from gab.training.run_folder import check_folder, make_folder, refuse_another, run_name
 from gab.training.schedule import effective_lr
 from gab.training.trainer import Trainer
 
@@ -58,7 +64,12 @@ def run(cfg: DictConfig) -> None:
     folder = Path(config.run.dir) / (config.run.name or run_name(container, variant(config.model)))
     check_folder(folder, container)
     if not finished(folder):
-        launch(train, (config, container, folder), count=processes, device=device)
+        try:
+            launch(train, (config, container, folder), count=processes, device=device)
+        except Stopped as stopped:
+            if stopped.signal in signals.REQUEUE and slurm.own_job():
+                print(slurm.requeue(), file=sys.stderr, flush=True)  # last: SLURM ends the job at once
+            raise
 
 
 def finished(folder: Path) -> bool:
@@ -79,13 +90,96 @@ def network(config: Config, num_classes: int) -> nn.Module:
 def train(processes: Processes, config: Config, container: dict[str, Any], folder: Path) -> None:
     """What each process of the run does."""
     torch.compiler.reset()  # in a sweep, the run before has used up the number of recompilations
-    if config.run.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to be deterministic
-        torch.use_deterministic_algorithms(True)
-    trainer = prepare(processes, config, container, folder)
-    last = folder / "checkpoints" / "last.pt"
-    position = trainer.resume(checkpoint.load(last)) if processes.broadcast(last.is_file()) else 0
-    observer = Observer(
+    make_deterministic(config.run.deterministic)
+    batches, evaluation, model = prepare(processes, config)
+    with claim(processes, config, container, folder, model) as store:
+        trainer = Trainer(
+            config,
+            container,
+            model=model,
+            train=batches,
+            evaluation=evaluation,
+            processes=processes,
+            folder=folder,
+            store=store,
+            data=processes.broadcast(data.fingerprint(config.data) if processes.first else None),
+        )
+        stored = take_up(trainer)
+        observer = observe(trainer, config, container, folder, stored)
+        failed = True
+        try:
+            introduce(observer, trainer, config, folder, stored)
+            with profiled(folder if config.run.profile and processes.first else None):
+                trainer.fit(observer)
+            processes.heartbeat.at("closing")
+            drawn = figures.draw(read(folder / "record.jsonl"), folder / "figures") if processes.first else []
+            scores = trainer.finish()
+            failed = False
+        except Stopped:
+            failed = False
+            raise
+        finally:
+            processes.heartbeat.at("closing")
+            trainer.close()
+            observer.close(exit_code=int(failed))
+    if processes.first:
+        print(summary(folder, scores, drawn))
+
+
+def prepare(processes: Processes, config: Config) -> tuple[data.TrainBatches, data.EvalBatches, nn.Module]:
+    """Open the data and build the model: what cannot work shall leave nothing behind."""
+    if processes.first:
+        data.prepare(config.data)
+    processes.barrier()
+    loading = loader_options(processes, config.run.workers)
+    batches = data.open_train(config.data, batch_size=config.train.batch_size, seed=config.seed, **loading)
+    limit = config.train.eval_images
+    evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, limit=limit, **loading)
+    return batches, evaluation, network(config, len(batches.classes))
+
+
+@contextmanager
+def claim(
+    processes: Processes, config: Config, container: dict[str, Any], folder: Path, model: nn.Module
+) -> Iterator[CheckpointStore | None]:
+    """The first process makes the run's folder and holds its lock; it gets the place of the checkpoints.
+
+    Raises:
+        UserError: the folder cannot be written, or another start is training in it.
+    """
+    if not processes.first:
+        processes.barrier()
+        yield None
+        return
+    size = expected_bytes(sum(p.numel() for p in model.parameters()), ema=bool(config.train.ema_decay))
+    make_folder(folder, container, needed=most_files(config.checkpoint.keep) * size)
+    with RunLock(folder) as lock:
+        processes.barrier()
+        yield CheckpointStore(folder / "checkpoints", keep=config.checkpoint.keep, check=lock.check)
+
+
+def take_up(trainer: Trainer) -> dict[str, Any] | None:
+    """Go on from the run's newest checkpoint, if it has one; returns what that holds.
+
+    Raises:
+        UserError: it is of another config, model or data set.
+    """
+    processes = trainer.processes
+    found = trainer.store.newest(lambda text: print(text, file=sys.stderr, flush=True)) if trainer.store else None
+    path = processes.broadcast(found[0] if found else None)
+    if path is None:
+        return None
+    content = found[1] if found else checkpoint.load(path)
+    refuse_another(path, content, container=trainer.container, data=trainer.data)
+    trainer.resume(content)
+    return content
+
+
+def observe(
+    trainer: Trainer, config: Config, container: dict[str, Any], folder: Path, stored: dict[str, Any] | None
+) -> Observer:
+    """Who is told what the run does, from where the checkpoint stands."""
+    return Observer(
         folder,
         config.tracking,
         container,
@@ -94,44 +188,16 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
         epochs=config.train.epochs,
         steps_per_epoch=trainer.steps_per_epoch,
         step=trainer.state.step,
-        position=position,
-        active=processes.first,
-    )
-    failed = True
-    try:
-        introduce(observer, trainer, config, folder)
-        with profiled(folder if config.run.profile and processes.first else None):
-            trainer.fit(observer)
-        drawn = figures.draw(read(folder / "record.jsonl"), folder / "figures") if processes.first else []
-        scores = trainer.finish()
-        failed = False
-    finally:
-        trainer.close()
-        observer.close(exit_code=int(failed))
-    if processes.first:
-        print(summary(folder, scores, drawn))
-
-
-def prepare(processes: Processes, config: Config, container: dict[str, Any], folder: Path) -> Trainer:
-    """Open the data, build the model and make the run's folder, last, so that what cannot work leaves nothing."""
-    if processes.first:
-        data.prepare(config.data)
-    processes.barrier()
-    loading = loader_options(processes, config.run.workers)
-    batches = data.open_train(config.data, batch_size=config.train.batch_size, seed=config.seed, **loading)
-    limit = config.train.eval_images
-    evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, limit=limit, **loading)
-    model = network(config, len(batches.classes))
-    if processes.first:
-        size = expected_bytes(sum(p.numel() for p in model.parameters()), ema=bool(config.train.ema_decay))
-        make_folder(folder, container, needed=3 * size)  # last.pt, best.pt and the one that is being written
-    processes.barrier()
-    return Trainer(
-        config, container, model=model, train=batches, evaluation=evaluation, processes=processes, folder=folder
+        best=trainer.state.best_top1,
+        position=stored["record"] if stored else 0,
+        wandb_id=stored["wandb_id"] if stored else None,
+        active=trainer.processes.first,
     )
 
 
-def introduce(observer: Observer, trainer: Trainer, config: Config, folder: Path) -> None:
+def introduce(
+    observer: Observer, trainer: Trainer, config: Config, folder: Path, stored: dict[str, Any] | None
+) -> None:
     """Say what is trained and on what; the first start of a run writes it into the record too."""
     state, batches, evaluation = trainer.state, trainer.train_batches, trainer.evaluation
     origin = provenance.save(folder) if trainer.processes.first else {}
@@ -148,8 +214,12 @@ def introduce(observer: Observer, trainer: Trainer, config: Config, folder: Path
     )
     for part in config.augment.missing:
         observer.say(f"not built in yet, so this run trains without it: {part}")
-    if state.step:
-        observer.say(f"continues the run at epoch {state.step / trainer.steps_per_epoch:g}, step {state.step}")
+    if stored:
+        observer.say(f"continues the run at epoch {state.step / trainer.steps_per_epoch:.4g}, step {state.step:,}")
+        before, now = stored["computed"], trainer.computed()
+        changes = [f"{key} {before[key]} -> {now[key]}" for key in now if now[key] != before[key]]
+        if changes:
+            observer.say(f"computed otherwise ({', '.join(changes)}), so it equals an undisturbed run only to rounding")
         return
     observer.write(
         "start",

@@ -30,6 +30,15 @@ def check(config: Config, processes: int) -> None:
     for section, keys in _COUNTS.items():
         for key in keys:
             _positive(f"{section}.{key}", getattr(getattr(config, section), key))
+    for key, value in {
+        "checkpoint.keep": config.checkpoint.keep,
+        "train.skip_non_finite": config.train.skip_non_finite,
+    }.items():
+        if value < 0:
+            raise UserError(f"{key}={value}: give a number of at least 0")
+    minutes = config.checkpoint.every_minutes
+    if minutes is not None and minutes <= 0:
+        raise UserError(f"checkpoint.every_minutes={minutes:g}: give a positive number, or null for none by time")
     resolve_mode(config.tracking)
     _batch(config, processes)
 
@@ -64,7 +73,7 @@ _COUNTS = {
     "train": ("epochs", "batch_size", "eval_every", "max_steps", "eval_images"),
     "augment": ("mixing_group",),
     "run": ("micro_batch", "workers", "log_every", "eval_batch"),
-    "checkpoint": ("every_epochs",),
+    "checkpoint": ("every_epochs", "every_steps"),
 }
 
 

@@ -125,6 +125,7 @@ class TrainConfig:
     eval_every: int = 1  # epochs
     max_steps: int | None = None  # of an epoch; null: all
     eval_images: int | None = None  # the first ones, of an evaluation in training; null: all
+    skip_non_finite: int = 0  # steps whose gradient is not finite that are left out; the next one stops the run
     overfit: bool = False  # the first batch again and again (debug=overfit takes the augmentation away too)
 
 
@@ -149,9 +150,12 @@ class RunConfig:
 
 @dataclass
 class CheckpointConfig:
-    """When the state is saved."""
+    """When the state is saved, and how much of the past is kept. A signal saves it too."""
 
     every_epochs: int = 1
+    every_minutes: float | None = 15.0  # since the last one; null: not by time
+    every_steps: int | None = None  # optimiser steps; null: not by steps
+    keep: int = 1  # older ones beside last.pt and best.pt
 
 
 @dataclass

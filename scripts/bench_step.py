@@ -24,6 +24,7 @@ from torch import nn  # noqa: E402
 
 import gab  # noqa: E402,F401  (registers the models)
 from gab.models.stochastic import attach_keys  # noqa: E402
+from gab.training.determinism import make_deterministic  # noqa: E402
 from scripts.benchmark import circumstances, in_a_process, write_table  # noqa: E402
 
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=5, help="that are timed in each measurement")
+    parser.add_argument("--deterministic", action="store_true", help="add the price of run.deterministic=true")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench_step.csv")
     parser.add_argument("--measure", nargs=3, metavar=("SIZE", "NETWORK", "FORM"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -57,6 +59,8 @@ def main() -> None:
         print(json.dumps(measure(size, name, form, given)))
         return
     forms = ["eager", "compiled"] if given.device == "cuda" else ["eager"]
+    if given.deterministic:
+        forms += [f"{form}, deterministic" for form in forms]
     rows = [row for size in given.sizes for form in forms for row in compare(size, form, given)]
     write_table(given.output, rows)
 
@@ -72,6 +76,7 @@ def compare(size: str, form: str, given: argparse.Namespace) -> list[dict[str, A
             print(f"  round {number + 1} {form} {name:36} {1e3 * results[name][-1]['seconds']:8.1f} ms", flush=True)
     command = (
         f"python scripts/bench_step.py --sizes {' '.join(given.sizes)} --rounds {given.rounds} {' '.join(options)}"
+        f"{' --deterministic' if given.deterministic else ''}"
     )
     rows = []
     for name in names:
@@ -96,7 +101,9 @@ def measure(size: str, name: str, form: str, given: argparse.Namespace) -> dict[
     torch.manual_seed(0)
     model = networks(size)[name]().to(device).train()
     keys = attach_keys(model, 0, device) if name.startswith("ours") else None
-    if form == "compiled":
+    if "deterministic" in form:
+        make_deterministic(True)
+    if "compiled" in form:
         model.compile()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     images = torch.randn(batch, 3, 224, 224, device=device)

@@ -14,6 +14,7 @@ import yaml
 
 import train
 from gab.errors import UserError
+from gab.training.step import TrainStep
 from tests.conftest import ROOT, TINY
 
 Run = Callable[..., Path]
@@ -165,40 +166,7 @@ def test_two_variants_start_alike_and_see_the_same_images(whole: Path, tiny_run:
     assert images_digests(rows(other))[0] != images_digests(rows(whole))[0]
 
 
-# -- stopping and going on --------------------------------------------------------------------------------------------
-
-
-class Stopped(BaseException):
-    """As a signal would end it."""
-
-
-@pytest.mark.parametrize(("kind", "step"), [("train", 15), ("end", 20)])
-def test_an_interrupted_run_continues_bit_for_bit(
-    kind: str, step: int, whole: Path, tiny_run: Run, rows: Rows, tmp_path: Path, monkeypatch, capsys
-) -> None:
-    """Stopped within the second epoch, and between the last checkpoint and the last row."""
-    write = train.Observer.write
-
-    def stop(self, row_kind: str, **fields) -> None:
-        if (row_kind, fields["step"]) == (kind, step):
-            raise Stopped
-        write(self, row_kind, **fields)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Observer, "write", stop)
-        with pytest.raises(Stopped):
-            tiny_run(tmp_path, GAB)
-    assert not rows(tmp_path / "run", "end")
-    capsys.readouterr()
-    again = tiny_run(tmp_path, GAB)
-    assert f"continues the run at epoch {step // 10}, step {step // 10 * 10}" in capsys.readouterr().err
-    assert losses(rows(again, "train")) == losses(rows(whole, "train"))
-    assert [row["kind"] for row in rows(again)] == [row["kind"] for row in rows(whole)]
-    assert images_digests(rows(again)) == images_digests(rows(whole))
-    for part in ("model", "ema"):
-        for name, expected in weights(whole, part).items():
-            assert torch.equal(weights(again, part)[name], expected), name
-    assert rows(again, "end")[0]["top1"] == rows(whole, "end")[0]["top1"]
+# -- starting again, and stopping for good ----------------------------------------------------------------------------
 
 
 def test_a_finished_run_is_left_alone(whole: Path, tiny_run: Run, rows: Rows, capsys) -> None:
@@ -216,10 +184,37 @@ def test_another_config_under_the_same_name_stops(whole: Path, tiny_run: Run) ->
     assert (whole / "config.yaml").read_bytes() == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_run: Run, rows: Rows, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the loss is .*lower optim\.lr"):
-        tiny_run(tmp_path, "optim.lr=1e30", "optim.warmup_epochs=0")
-    assert all(math.isfinite(row["loss"]) for row in rows(tmp_path / "run", "train"))
+def break_loss(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Let the loss of these steps (from 1) be NaN, and with it the gradient."""
+    loss = TrainStep._loss
+
+    def broken(self, *args, **keywords):
+        return loss(self, *args, **keywords) * (math.nan if self.state.step + 1 in steps else 1.0)
+
+    monkeypatch.setattr(TrainStep, "_loss", broken)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tiny_run: Run, rows: Rows, tmp_path: Path, monkeypatch) -> None:
+    """The step is named though losses are read at rows only, and the last good checkpoint is that of before."""
+    break_loss(monkeypatch, 7)
+    with pytest.raises(UserError, match=r"the loss of step 7 is not finite \(the last good .* step 6.*lower optim\.lr"):
+        tiny_run(tmp_path, GAB, "run.log_every=5", "checkpoint.every_steps=2")
+    assert [row["step"] for row in rows(tmp_path / "run", "train")] == [5]
+    last = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
+    assert last["step"] == 6
+    assert all(tensor.isfinite().all() for tensor in last["model"].values())
+
+
+def test_some_steps_may_be_left_out(tiny_run: Run, rows: Rows, tmp_path: Path, monkeypatch) -> None:
+    break_loss(monkeypatch, 3, 4)
+    short = ("train.max_steps=6", "train.epochs=1", "run.log_every=2")
+    run = tiny_run(tmp_path / "two", GAB, *short, "train.skip_non_finite=2")
+    assert [row["skipped"] for row in rows(run, "train")] == [0, 2, 2]
+    assert all(math.isfinite(row["loss"]) for row in rows(run, "train"))
+    last = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    assert {float(state["step"]) for state in last["optimizer"]["state"].values()} == {4.0}
+    with pytest.raises(UserError, match=r"the gradients of 2 steps .* train\.skip_non_finite=1"):
+        tiny_run(tmp_path / "one", GAB, *short, "train.skip_non_finite=1")
 
 
 def test_broken_weights_are_not_published(tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
@@ -232,7 +227,7 @@ def test_broken_weights_are_not_published(tiny_run: Run, tmp_path: Path, monkeyp
             next(self.state.model.parameters()).data.fill_(math.nan)
 
     monkeypatch.setattr(train.Trainer, "train_epoch", break_weights)
-    with pytest.raises(UserError, match=r"weights are not finite by step 8 \(the last good state is .*last\.pt"):
+    with pytest.raises(UserError, match=r"weights after step 8 are not finite \(the last good .* step 4, .*last\.pt"):
         tiny_run(tmp_path, GAB, "train.max_steps=4")
     last = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     assert last["step"] == 4

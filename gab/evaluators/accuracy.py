@@ -1,10 +1,10 @@
 """Top-1, top-5 and log-loss with exact counts: every image once, on any number of processes."""
 
 import csv
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gab.processes import Processes
+
+
+class Batches(Protocol):
+    """Batches of this process, and their number."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 class Predictions(NamedTuple):
@@ -40,11 +48,12 @@ class Scores:
 @torch.no_grad()
 def predict(
     model: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     prepare: Callable[[Tensor], Tensor],
     processes: Processes,
     *,
     bf16: bool = False,
+    between: Callable[[], None] = lambda: None,
 ) -> Predictions:
     """Predict every image of this process's share and gather all shares.
 
@@ -52,22 +61,34 @@ def predict(
         batches: named tuples of images uint8 (b, 3, S, S), labels (b,) and indices (b,); the last may be shorter.
         prepare: uint8 images on the device to the network's input.
         bf16: autocast to bfloat16; final numbers are float32.
+        between: called after every batch, equally often in all processes; may raise, to end the evaluation.
     """
     was_training = model.training
     model.eval()
     parts: list[tuple[Tensor, ...]] = []
-    full = 0
+    full, counts = 0, processes.gather_objects(len(batches))
     for batch in batches:
-        images, labels = (t.to(processes.device, non_blocking=True) for t in (batch.images, batch.labels))
-        count, full = len(images), max(full, len(images))
-        if count < full:  # one shape for the whole evaluation: nothing is compiled twice
-            images = torch.cat([images, images[-1:].expand(full - count, -1, -1, -1)])
+        full = max(full, len(batch.images))
         with torch.autocast(processes.device.type, torch.bfloat16, enabled=bf16):
-            logits = model(prepare(images))[:count].float()
-        top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        parts.append((batch.indices, labels, top5, F.cross_entropy(logits, labels, reduction="none")))
+            parts.append(_predict_batch(model, batch, prepare, processes.device, full))
+        between()
+    for _ in range(max(counts) - len(batches)):  # another process has a batch more
+        between()
     model.train(was_training)
     return _gather(parts, processes)
+
+
+def _predict_batch(
+    model: nn.Module, batch: Any, prepare: Callable[[Tensor], Tensor], device: torch.device, full: int
+) -> tuple[Tensor, ...]:
+    """The columns of `Predictions` for one batch, shown to the network as one of `full` images."""
+    images, labels = (t.to(device, non_blocking=True) for t in (batch.images, batch.labels))
+    count = len(images)
+    if count < full:  # one shape for the whole evaluation: nothing is compiled twice
+        images = torch.cat([images, images[-1:].expand(full - count, -1, -1, -1)])
+    logits = model(prepare(images))[:count].float()
+    top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    return batch.indices, labels, top5, F.cross_entropy(logits, labels, reduction="none")
 
 
 def _gather(parts: list[tuple[Tensor, ...]], processes: Processes) -> Predictions:

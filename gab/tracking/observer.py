@@ -7,6 +7,7 @@ from gab.tracking.config import TrackingConfig
 from gab.tracking.mirror import Mirror
 from gab.tracking.progress import Progress
 from gab.tracking.record import Record
+from gab.tracking.wandb_run import restore_id
 
 
 class Observer:
@@ -17,8 +18,10 @@ class Observer:
         tracking: of the dashboard.
         config: the whole config as plain containers.
         variant, seed: by which dashboards group.
-        epochs, steps_per_epoch, step: of the run, and steps done before this start.
+        epochs, steps_per_epoch: of the run.
+        step, best: optimiser steps done before this start, and the best top-1 of its evaluations (percent).
         position: bytes of the record that a resumed run keeps; what follows is written again.
+        wandb_id: of the run's dashboard, as its checkpoint knows it.
         active: whether this is the first process.
     """
 
@@ -33,12 +36,16 @@ class Observer:
         epochs: int,
         steps_per_epoch: int,
         step: int,
+        best: float,
         position: int,
+        wandb_id: str | None,
         active: bool,
     ):
         self.record = Record(folder / "record.jsonl", active=active)
         self.record.truncate(position)
-        self.progress = Progress(epochs, steps_per_epoch, step=step, active=active)
+        self.progress = Progress(epochs, steps_per_epoch, step=step, best=best, active=active)
+        if active and wandb_id:
+            restore_id(folder, wandb_id)
         self.mirror = Mirror(
             folder,
             tracking,
@@ -53,7 +60,7 @@ class Observer:
     def write(self, kind: str, **fields: Any) -> None:
         """Add a row to the record and show it."""
         row = self.record.write(kind, **fields)
-        self.mirror.log(row)
+        self.mirror.update()
         if kind == "train":
             self.progress.update(
                 row["step"],
@@ -68,9 +75,9 @@ class Observer:
         """A line on the screen."""
         self.progress.message(sentence)
 
-    def position(self) -> int:
-        """Bytes of the record that are on the disk; belongs into the checkpoint."""
-        return self.record.sync()
+    def state(self) -> dict[str, Any]:
+        """What belongs into a checkpoint: bytes of the record, which are on the disk now, and the dashboard's id."""
+        return {"record": self.record.sync(), "wandb_id": self.mirror.id}
 
     def close(self, exit_code: int = 0) -> None:
         """End the record and the dashboard; says where the dashboard is."""

@@ -17,6 +17,7 @@ class Progress:
     Args:
         epochs, steps_per_epoch: the whole run.
         step: optimiser steps done before this start (of a resumed run), so that the time left is right.
+        best: top-1 of the best evaluation before this start, percent.
         interval: seconds between two plain lines where the stream is not a terminal.
         active: False on every rank but 0.
         stream, clock: where the lines go (stderr) and seconds that only grow; for tests.
@@ -28,6 +29,7 @@ class Progress:
         steps_per_epoch: int,
         *,
         step: int = 0,
+        best: float = -math.inf,
         interval: float = 30.0,
         active: bool = True,
         stream: TextIO | None = None,
@@ -46,7 +48,7 @@ class Progress:
         self._shown_at = -math.inf
         self._numbers: dict[str, float | None] = {"loss": None, "images_per_second": None, "data_wait": None}
         self._top1: float | None = None
-        self._best: float | None = None
+        self._best = best
         self._line = ""
 
     def update(
@@ -76,7 +78,7 @@ class Progress:
     def evaluated(self, top1: float, **others: float | None) -> None:
         """Leaves a line with the result of an evaluation: top-1 and others (`top5=`, `top1_ema=` ...), in percent."""
         self._top1 = top1
-        self._best = top1 if self._best is None else max(self._best, top1)
+        self._best = max(self._best, top1)
         rest = "".join(f", {name} {value:.2f}" for name, value in others.items() if value is not None)
         epoch = self._step / self._steps_per_epoch
         self.message(f"epoch {epoch:g}/{self._epochs}: top1 {top1:.2f}{rest} (best {self._best:.2f})")

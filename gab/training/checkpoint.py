@@ -1,8 +1,10 @@
-"""Checkpoint files: plain tensors and numbers, written aside and renamed, never unpickled."""
+"""Checkpoint files: plain tensors and numbers, with checksums, never unpickled."""
 
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 
 from gab.errors import UserError
 
-FORMAT = 1
+FORMAT = 2  # 2: in mid-epoch
 
 
 def expected_bytes(parameters: int, *, ema: bool) -> int:
@@ -18,27 +20,30 @@ def expected_bytes(parameters: int, *, ema: bool) -> int:
     return 4 * parameters * (3 + ema)
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` (tensors, numbers, strings, lists and dicts of these) so that `path` is never half written.
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` (tensors, numbers, strings, lists and dicts of these) to the disk.
+
+    torch's zip files carry a CRC-32 of every part, which `load` compares.
+    """
+    torch.save({"format": FORMAT, **content}, path)  # by path: torch then writes without holding Python's lock
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what a disk refuses into a sentence about the checkpoint `path`.
 
     Raises:
         UserError: the disk does not take it; what was there before is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
     try:
-        with open(aside, "wb") as file:
-            torch.save({"format": FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        yield
     except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
         raise UserError(
             f"cannot write {path} ({_first_line(error)}): make room and repeat the same command, which goes on from "
             "the last checkpoint, or set run.dir to another place"
         ) from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from gab.training.checkpoint import expected_bytes
+from gab.training.checkpoint_store import most_files
 from gab.training.flops import macs
 from gab.training.parameter_groups import parameter_groups
 from gab.training.schedule import effective_lr
@@ -22,6 +23,7 @@ def report(config: Any, model: nn.Module, *, variant: str, train_images: int, pr
     parameters = sum(p.numel() for p in model.parameters())
     steps = min(train_images // batch, config.train.max_steps or train_images // batch)
     size = expected_bytes(parameters, ema=bool(config.train.ema_decay))
+    files = most_files(config.checkpoint.keep)
     rate = config.run.images_per_second
     micro = config.run.micro_batch or batch // processes
     rows = {
@@ -33,7 +35,7 @@ def report(config: Any, model: nn.Module, *, variant: str, train_images: int, pr
         "steps": f"{steps:,} an epoch, {steps * epochs:,} in all (train.epochs={epochs})",
         "learning rate": _learning_rate(config, batch),
         **{f"group {group['name']}": _group(group) for group in parameter_groups(model, config.optim)},
-        "disk": f"{size / 1e9:.2f} GB a checkpoint, {2 * size / 1e9:.2f} GB for last.pt and best.pt",
+        "disk": f"{size / 1e9:.2f} GB a checkpoint, {files * size / 1e9:.2f} GB at most for {files} of them",
         "time": f"{steps * batch * epochs / rate / 3600:.1f} h at {rate:,.0f} images/s (run.images_per_second)",
     }
     width = max(map(len, rows))

@@ -74,6 +74,28 @@ def check_folder(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
+def refuse_another(path: Path, content: dict[str, Any], *, container: dict[str, Any], data: dict[str, str]) -> None:
+    """Refuse the checkpoint `path` where it belongs to another config or other images.
+
+    Args:
+        content: of the checkpoint.
+        container, data: the config of this start and the fingerprint of its data set.
+
+    Raises:
+        UserError: naming the differences.
+    """
+    if changes := differences(content["config"], container):
+        raise UserError(f"{path} is of a run with another config ({'; '.join(changes)}): take another run.name")
+    before = content["data"]
+    if changes := [
+        f"{split}: {before.get(split)} -> {data[split]}" for split in data if data[split] != before.get(split)
+    ]:
+        raise UserError(
+            f"the images are not those that {path} was trained on (fingerprints {'; '.join(changes)}): put the old "
+            "files back, or start anew under another run.name"
+        )
+
+
 def _load(path: Path) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]
 

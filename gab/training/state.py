@@ -12,12 +12,19 @@ from gab.errors import UserError
 
 @dataclass
 class TrainState:
-    """Weights, their average, the optimiser, the number of steps done, and the best top-1 seen."""
+    """Weights, their average, the optimiser, what is done of the run, and the best top-1 seen.
+
+    `step` counts optimiser steps, and with them the updates of the average; `epochs` counts whole epochs, whose
+    evaluation is done too. `skipped` () counts, on the device, the steps that changed nothing since their gradient was
+    not finite.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: ModelEmaV3 | None
+    skipped: torch.Tensor
     step: int = 0
+    epochs: int = 0
     best_top1: float = -1.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -26,7 +33,9 @@ class TrainState:
             "model": self.model.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
+            "skipped": int(self.skipped),
             "step": self.step,
+            "epochs": self.epochs,
             "best_top1": self.best_top1,
         }
 
@@ -35,7 +44,8 @@ class TrainState:
         if self.ema:
             load_weights(self.ema.module, state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.best_top1 = state["step"], state["best_top1"]
+        self.skipped.fill_(state["skipped"])
+        self.step, self.epochs, self.best_top1 = state["step"], state["epochs"], state["best_top1"]
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:

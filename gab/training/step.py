@@ -1,6 +1,7 @@
 """One optimisation step: a global batch in, new weights out, nothing read back from the device."""
 
 import contextlib
+import math
 from typing import Any
 
 import torch
@@ -29,11 +30,12 @@ class TrainStep:
         bf16: bool,
         micro_batch: int | None,
         clip_grad: float | None,
+        skip_non_finite: bool,
         label_smoothing: float,
     ):
         self.state, self.network, self.augment, self.keys, self.processes = state, network, augment, keys, processes
         self.seed, self.bf16, self.micro_batch = seed, bf16, micro_batch
-        self.clip_grad, self.label_smoothing = clip_grad, label_smoothing
+        self.clip_grad, self.skip_non_finite, self.label_smoothing = clip_grad, skip_non_finite, label_smoothing
 
     def __call__(self, batch: Any, *, epoch: int, lr: float) -> Tensor:
         """Train on this process's share of a global batch; returns its mean loss () on the device, not yet read."""
@@ -48,14 +50,21 @@ class TrainStep:
                 share = self._loss(batch, part, epoch=epoch, number=number) * (micro / count)
                 share.backward()
             loss += share.detach()
-        if self.clip_grad:
-            nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad)
+        if self.clip_grad or self.skip_non_finite:
+            norm = nn.utils.clip_grad_norm_(state.model.parameters(), self.clip_grad or math.inf)
+            if self.skip_non_finite:
+                self._skip_unless(norm.isfinite())
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         if state.ema:
             state.ema.update(state.model, state.step)
         return loss
+
+    def _skip_unless(self, finite: Tensor) -> None:
+        """Let the optimiser leave this step out, decided on the device: the fused AdamW asks as for loss scaling."""
+        self.state.skipped += ~finite
+        self.state.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
 
     def _loss(self, batch: Any, part: slice, *, epoch: int, number: int) -> Tensor:
         step, rank = self.state.step, self.processes.rank

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,13 +13,15 @@ from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gab import signals
 from gab.augment import Augment, normalize
-from gab.errors import UserError
+from gab.errors import Stopped, UserError
 from gab.evaluators import Predictions, predict, score
 from gab.models import gaussians
-from gab.models.stochastic import attach_keys
+from gab.models.stochastic import Keys, attach_keys
 from gab.processes import Processes
-from gab.training import checkpoint
+from gab.training.agreement import Agreement
+from gab.training.checkpoint_store import CheckpointStore
 from gab.training.digest import weights_digest
 from gab.training.flops import macs, mfu, peak_flops
 from gab.training.interfaces import EvalBatches, Observer, TrainBatches
@@ -38,6 +41,8 @@ class Trainer:
         container: the same as plain dicts, for the checkpoint.
         model: initialised, on the CPU.
         train, evaluation: batches of this process.
+        store: takes the checkpoints; None in all processes but the first.
+        data: fingerprint of the data set, for the checkpoints.
     """
 
     def __init__(
@@ -50,16 +55,21 @@ class Trainer:
         evaluation: EvalBatches,
         processes: Processes,
         folder: Path,
+        store: CheckpointStore | None,
+        data: dict[str, str],
     ):
         self.config, self.container, self.processes, self.folder = config, container, processes, folder
-        self.train_batches, self.evaluation = train, evaluation
+        self.train_batches, self.evaluation, self.store, self.data = train, evaluation, store, data
         self.steps_per_epoch = min(train.steps_per_epoch, config.train.max_steps or train.steps_per_epoch)
         self.macs = macs(model, config.data.image_size)
         self.peak = peak_flops(processes.device)
         self.bf16 = config.train.precision == "bf16"
         self.seconds = 0.0  # of training, this process; GPU-hours count all processes
         self.scores: dict[str, float] = {}  # of the last evaluation
-        self.meter = Meter(processes)
+        self.meter, self.agreement = Meter(processes), Agreement(processes)
+        self.digest = 0  # of the images of the epoch so far, this process's
+        self.warm = False  # whether this start has done a step
+        self.saved = (0, 0)  # steps and epochs that the newest checkpoint holds
 
         self.initial_weights = weights_digest(model)
         model.to(processes.device)
@@ -69,17 +79,13 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             parameter_groups(model, optim), lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, fused=True
         )
-        self.state = TrainState(model, optimizer, ema)
+        skipped = torch.zeros((), dtype=torch.int64, device=processes.device)
+        self.state = TrainState(model, optimizer, ema, skipped)
         if config.run.compile == "true":  # in place and before DDP, so that names stay and both take effect
             model.compile()
             if ema:
                 ema.module.compile()
-        network: nn.Module = model
-        if processes.count > 1:
-            devices = [processes.device] if processes.device.type == "cuda" else None
-            with warnings.catch_warnings():  # torch 2.15 has a new name for broadcast_buffers, 2.11 only this one
-                warnings.simplefilter("ignore", FutureWarning)
-                network = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False)
+        network = self._distributed(model, keys) if processes.count > 1 else model
         self.augment = Augment(
             config.augment, seed=config.seed, mean=config.data.mean, std=config.data.std, device=processes.device
         )
@@ -93,8 +99,33 @@ class Trainer:
             bf16=self.bf16,
             micro_batch=config.run.micro_batch,
             clip_grad=optim.clip_grad,
+            skip_non_finite=config.train.skip_non_finite > 0,
             label_smoothing=config.augment.label_smoothing,
         )
+
+    def _distributed(self, model: nn.Module, keys: Keys) -> nn.Module:
+        """DDP, past its first backward pass.
+
+        After that one DDP regroups the gradients, and with three or more processes the groups decide in which order
+        sums are taken: a resumed run has to begin with those that an undisturbed one has.
+        """
+        cuda, config = self.processes.device.type == "cuda", self.config
+        with warnings.catch_warnings():  # torch 2.15 has a new name for broadcast_buffers, 2.11 only this one
+            warnings.simplefilter("ignore", FutureWarning)
+            network = DistributedDataParallel(
+                model, device_ids=[self.processes.device] if cuda else None, broadcast_buffers=False
+            )
+        count = config.run.micro_batch or config.train.batch_size // self.processes.count
+        size = config.data.image_size
+        keys.set(0, 0, torch.arange(count))
+        before = [buffer.clone() for buffer in model.buffers()]
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = network(torch.zeros(count, 3, size, size, device=self.processes.device))
+        logits.float().sum().backward()
+        model.zero_grad(set_to_none=True)
+        for buffer, value in zip(model.buffers(), before, strict=True):  # such as BatchNorm's statistics
+            buffer.copy_(value)
+        return network
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -103,17 +134,19 @@ class Trainer:
 
         Args:
             observer: takes the rows; silent on all processes but the first.
+
+        Raises:
+            Stopped: a signal asked for it; the state is saved.
+            UserError: losses or weights are not finite, or the disk is full.
         """
+        signals.defer()
         self.observer = observer
-        for epoch in range(self.state.step // self.steps_per_epoch, self.config.train.epochs):
-            self.train_epoch(epoch)
-            self._agree_on_statistics()
-            self._refuse_non_finite()
-            last = epoch + 1 == self.config.train.epochs
-            if last or (epoch + 1) % self.config.train.eval_every == 0:
-                self.evaluate(epoch, final=last)
-            if last or (epoch + 1) % self.config.checkpoint.every_epochs == 0:
-                self.save("last")
+        self.saved_at = time.monotonic()
+        while self.state.epochs < self.config.train.epochs:
+            self.train_epoch(self.state.epochs)
+            self.end_epoch()
+        self.agreement.settle()
+        self._wait_for_checkpoint()
 
     def finish(self) -> dict[str, float]:
         """Write the last row; returns the final scores."""
@@ -123,13 +156,17 @@ class Trainer:
         return self.scores
 
     def train_epoch(self, epoch: int) -> None:
-        """Train the rest of an epoch, from the state's step on."""
-        optim, train = self.config.optim, self.config.train
-        digest = 0
-        batches = Prefetcher(self._batches(epoch), self.processes.device)
+        """Train the rest of an epoch, from the state's step on; none where only its evaluation is left."""
+        remaining = (epoch + 1) * self.steps_per_epoch - self.state.step
+        if not remaining:
+            return
+        optim, train, heart = self.config.optim, self.config.train, self.processes.heartbeat
+        batches = Prefetcher(self._batches(epoch, remaining), self.processes.device)
         self.state.model.train()
-        self.meter.reset()
+        self.meter.start()
+        heart.at("loading", self.state.step)
         for batch in batches:
+            heart.at("training" if self.warm else "compiling", self.state.step)
             lr = learning_rate(
                 self.state.step,
                 optim=optim,
@@ -137,23 +174,68 @@ class Trainer:
                 steps_per_epoch=self.steps_per_epoch,
                 epochs=train.epochs,
             )
-            self.meter.add(self.step(batch, epoch=epoch, lr=lr), train.batch_size)
+            loss = self.step(batch, epoch=epoch, lr=lr)
+            self.meter.add(loss, train.batch_size, self.state.step)
             self.meter.waited, batches.waited = self.meter.waited + batches.waited, 0.0
-            digest += batch.digest
-            if self.state.step % self.steps_per_epoch == 0:
-                self._log_train(lr, images_digest=self._sum_digests(digest))
-            elif self.state.step % self.config.run.log_every == 0:
-                self._log_train(lr)
+            self.digest += batch.digest
+            self.warm = True
+            self._after_step(lr)
+            heart.at("loading", self.state.step)
+        self.meter.pause()
 
-    def _batches(self, epoch: int) -> Iterator[Any]:
-        start = self.state.step % self.steps_per_epoch
+    def _after_step(self, lr: float) -> None:
+        """A row if one is due, then a checkpoint if one is due, then the end if a signal asked for it."""
+        every = self.config.checkpoint.every_steps
+        if self.state.step % self.steps_per_epoch == 0:
+            self._log_train(lr, images_digest=self._sum_digests())
+            self.digest = 0
+        elif self.state.step % self.config.run.log_every == 0:
+            self._log_train(lr)
+        if every and self.state.step % every == 0:
+            self.save()
+        self._turn()
+
+    def _turn(self) -> None:
+        """Between two steps, or two batches of an evaluation: do what any process was asked for.
+
+        Raises:
+            Stopped: a signal asked for it; the state is saved.
+        """
+        minutes = self.config.checkpoint.every_minutes
+        due = self.processes.first and bool(minutes) and time.monotonic() - self.saved_at >= 60 * minutes
+        signal, save = self.agreement(signals.asked(), due)
+        if (signal or save) and self.saved != (self.state.step, self.state.epochs):
+            self.save()
+        if signal:
+            self._wait_for_checkpoint()
+            epoch = self.state.step / self.steps_per_epoch
+            raise Stopped(signal, f"at step {self.state.step:,} (epoch {epoch:.4g}), which is saved")
+
+    def _batches(self, epoch: int, count: int) -> Iterator[Any]:
         if self.config.train.overfit:
             first = next(iter(self.train_batches.epoch(0)))
-            return itertools.repeat(first, self.steps_per_epoch - start)
-        return itertools.islice(self.train_batches.epoch(epoch, start), self.steps_per_epoch - start)
+            return itertools.repeat(first, count)
+        return itertools.islice(self.train_batches.epoch(epoch, self.steps_per_epoch - count), count)
 
-    def evaluate(self, epoch: int, *, final: bool) -> None:
-        """Evaluate raw and averaged weights after `epoch`; the final time in float32, with predictions kept."""
+    def end_epoch(self) -> None:
+        """What follows the last step of an epoch: an evaluation and a checkpoint, as often as the config wants them."""
+        config, state = self.config, self.state
+        self._agree_on_statistics()
+        self._refuse_non_finite()
+        number = state.epochs + 1
+        final = number == config.train.epochs
+        better = (final or number % config.train.eval_every == 0) and self.evaluate(final=final)
+        state.epochs = number
+        last = final or number % config.checkpoint.every_epochs == 0
+        if last or better:
+            self.save(last=last, best=better)
+
+    def evaluate(self, *, final: bool) -> bool:
+        """Evaluate raw and averaged weights; the final time in float32, with predictions kept.
+
+        Returns:
+            Whether the raw weights have never been better.
+        """
         bf16 = self.bf16 and not final
         predictions = self.predictions(self.state.model, bf16)
         raw = score(predictions)
@@ -164,12 +246,11 @@ class Trainer:
         self.scores = scores
         if final and self.processes.first:
             predictions.save(self.folder / "predictions.npz", self.evaluation.names)
-        if raw.top1 > self.state.best_top1:
-            self.state.best_top1 = raw.top1
-            self.save("best")
+        better = raw.top1 > self.state.best_top1
+        self.state.best_top1 = max(raw.top1, self.state.best_top1)
         self.observer.write(
             "eval",
-            epoch=epoch + 1,
+            epoch=self.state.epochs + 1,
             step=self.state.step,
             samples=self.state.step * self.config.train.batch_size,
             images=raw.images,
@@ -177,12 +258,18 @@ class Trainer:
             **scores,
             **self.gaussian_values(),
         )
+        return better
 
     def predictions(self, model: nn.Module, bf16: bool) -> Predictions:
         def prepare(images: Tensor) -> Tensor:
             return normalize(images, self.augment.mean, self.augment.std)
 
-        return predict(model, self.evaluation, prepare, self.processes, bf16=bf16)
+        def between() -> None:
+            self.processes.heartbeat.at("evaluating", self.state.step)
+            self._turn()
+
+        self.processes.heartbeat.at("evaluating", self.state.step)
+        return predict(model, self.evaluation, prepare, self.processes, bf16=bf16, between=between)
 
     def _agree_on_statistics(self) -> None:
         """Average what BatchNorm layers, if there are any, have seen in each process: one model, not one each."""
@@ -192,24 +279,41 @@ class Trainer:
                 distribute_bn(self.state.ema.module, self.processes.count, reduce=True)
 
     def _refuse_non_finite(self) -> None:
-        """Let no broken weights be evaluated or saved: the last loss of an epoch was computed before its update."""
+        """Let nothing be evaluated or saved that a broken step has touched.
+
+        Raises:
+            UserError: a loss was not finite, the weights are not, or more steps were left out than the config allows.
+        """
+        allowed, skipped = self.config.train.skip_non_finite, int(self.state.skipped)
+        if allowed and skipped > allowed:
+            self._stop_non_finite(
+                f"the gradients of {skipped} steps were not finite, train.skip_non_finite={allowed} allows fewer"
+            )
+        step = None if allowed else self.meter.first_non_finite()
+        if step:
+            self._stop_non_finite(f"the loss of step {step:,} is not finite")
         sums = torch.stack([p.detach().float().sum() for p in self.state.model.parameters()])
         if not math.isfinite(sums.sum().item()):
-            self._stop_non_finite("the weights are not finite")
+            self._stop_non_finite(f"the weights after step {self.state.step:,} are not finite")
 
     def _stop_non_finite(self, what: str) -> NoReturn:
-        last = self.folder / "checkpoints" / "last.pt"
-        good = f" (the last good state is {last})" if last.is_file() else ""
-        raise UserError(f"{what} by step {self.state.step}{good}: lower optim.lr, or set optim.clip_grad=1.0")
+        self._wait_for_checkpoint()
+        step, good = self.saved[0], "there is no checkpoint yet"
+        if step:
+            good = f"the last good checkpoint is that of step {step:,}, {self.folder / 'checkpoints' / 'last.pt'}"
+        raise UserError(f"{what} ({good}): lower optim.lr, or set optim.clip_grad=1.0 or train.skip_non_finite=10")
 
     # -- what is said and kept ----------------------------------------------------------------------------------------
 
     def _log_train(self, lr: float, **fields: Any) -> None:
+        self._refuse_non_finite()
         averages = self.meter.read()
         self.seconds += averages.pop("seconds")
         self.meter.reset()
-        if not math.isfinite(averages["loss"]):
-            self._stop_non_finite(f"the loss is {averages['loss']}")
+        if self.config.train.skip_non_finite:
+            fields["skipped"] = int(self.state.skipped)
+        if self.store:
+            self.store.poll()
         self.observer.write(
             "train",
             epoch=self.state.step / self.steps_per_epoch,
@@ -236,31 +340,58 @@ class Trainer:
                 values.append(pair if count > 1 else pair[0])
         return {"sigma": sigma, "amplitude": amplitude}
 
-    def _sum_digests(self, digest: int) -> str:
-        """The digests of all processes, added modulo 2**64, as hexadecimal digits."""
-        return f"{sum(self.processes.gather_objects(digest)) % 2**64:016x}"
+    def _sum_digests(self) -> str:
+        """The epoch's digests of all processes, added modulo 2**64, as hexadecimal digits."""
+        return f"{sum(self.processes.gather_objects(self.digest)) % 2**64:016x}"
 
-    def save(self, name: str) -> None:
-        """Write `checkpoints/<name>.pt` (first process)."""
-        if self.processes.first:
-            checkpoint.save(
-                self.folder / "checkpoints" / f"{name}.pt",
-                {
-                    **self.state.state_dict(),
-                    "config": self.container,
-                    "classes": self.train_batches.classes,
-                    "seconds": self.seconds,
-                    "scores": self.scores,
-                    "record": self.observer.position(),
-                },
-            )
-        self.processes.barrier()
+    def save(self, *, last: bool = True, best: bool = False) -> None:
+        """Write the state as `last.pt`, `best.pt` or both; the first process does, beside the loop.
 
-    def resume(self, content: dict[str, Any]) -> int:
-        """Take up the state of a checkpoint; returns its position in the record."""
+        Raises:
+            UserError: the state is not finite, or the disk is full.
+        """
+        self.processes.heartbeat.at("saving", self.state.step)
+        self._refuse_non_finite()
+        spread = {"meter": self.meter.state_dict(), "digest": self._sum_digests()}
+        if self.store:
+            content = {
+                **self.state.state_dict(),
+                **spread,
+                "config": self.container,
+                "classes": self.train_batches.classes,
+                "data": self.data,
+                "computed": self.computed(),
+                "seconds": self.seconds,
+                "scores": self.scores,
+                **self.observer.state(),
+            }
+            self.store.save(content, last=last, best=best)
+        if last:
+            self.saved, self.saved_at = (self.state.step, self.state.epochs), time.monotonic()
+
+    def _wait_for_checkpoint(self) -> None:
+        """Return when what was saved is on the disk."""
+        if self.store:
+            self.store.wait()
+
+    def computed(self) -> dict[str, Any]:
+        """How the run is computed; results are equal in every bit only where this is."""
+        return {
+            "processes": self.processes.count,
+            "micro_batch": self.config.run.micro_batch,
+            "threads": torch.get_num_threads(),
+            "device": self.processes.device.type,
+            "compile": self.config.run.compile,
+            "torch": str(torch.__version__),
+        }
+
+    def resume(self, content: dict[str, Any]) -> None:
+        """Take up the state of a checkpoint."""
         self.state.load_state_dict(content)
+        self.meter.load_state_dict(content["meter"])
+        self.digest = int(content["digest"], 16) if self.processes.first else 0
         self.seconds, self.scores = content["seconds"], content["scores"]
-        return content["record"]
+        self.saved = (self.state.step, self.state.epochs)
 
     def close(self) -> None:
         """End the loaders."""

@@ -1,0 +1,208 @@
+"""A run that is stopped anywhere and started again ends as one that was not, in every bit."""
+
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import data
+import train
+from gab import signals
+from gab.errors import Stopped, UserError
+from gab.training.checkpoint_store import CheckpointStore
+from scripts.same_bits import differences
+
+Run = Callable[..., Path]
+Rows = Callable[..., list[dict]]
+STEPS = 7  # of an epoch; two epochs
+# Rows, checkpoints and epochs end at different steps.
+RUN = (
+    "model.gab=true",
+    f"train.max_steps={STEPS}",
+    "run.log_every=3",
+    "checkpoint.every_steps=2",
+    "run.eval_batch=100",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed run."""
+    return tiny_run(tmp_path_factory.mktemp("whole"), *RUN)
+
+
+def load(run: Path, name: str = "last") -> dict:
+    return torch.load(run / "checkpoints" / f"{name}.pt", weights_only=True)
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    assert differences(found, expected) == []
+    assert not list(found.rglob("*.part"))
+
+
+# -- killed -----------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """As if by kill -9, as far as that goes within a process; scripts/torture.py kills for real."""
+
+
+@pytest.mark.parametrize(("kind", "step", "goes_on_at"), [("train", 3, 2), ("train", 12, 10), ("end", 14, 14)])
+def test_killed(kind: str, step: int, goes_on_at: int, whole, tiny_run, tmp_path, monkeypatch, capsys):
+    """Within the first row, in mid-epoch after some, and between the last checkpoint and the last row."""
+    write = train.Observer.write
+
+    def kill(self, row_kind: str, **fields) -> None:
+        if (row_kind, fields["step"]) == (kind, step):
+            raise Killed
+        write(self, row_kind, **fields)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Observer, "write", kill)
+        with pytest.raises(Killed):
+            tiny_run(tmp_path, *RUN)
+    capsys.readouterr()
+    run = tiny_run(tmp_path, *RUN)
+    assert f"continues the run at epoch {goes_on_at / STEPS:.4g}, step {goes_on_at}\n" in capsys.readouterr().err
+    assert_same_run(run, whole)
+
+
+# -- asked to stop ----------------------------------------------------------------------------------------------------
+
+
+def ask_at(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> None:
+    """Let a signal arrive before the n-th time that the trainer looks, for every n of `calls`: once a step or batch."""
+    count = 0
+
+    def asked() -> int:
+        nonlocal count
+        count += 1
+        return signal.SIGUSR1 if count in calls else 0
+
+    monkeypatch.setattr(signals, "asked", asked)
+
+
+@pytest.mark.parametrize("look", [1, 3, STEPS, STEPS + 1])
+def test_stopped(look: int, whole: Path, tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
+    """After the first step, on a row, between the last step of an epoch and its evaluation, and within that."""
+    with monkeypatch.context() as patch:
+        ask_at(patch, {look})
+        with pytest.raises(Stopped, match=f"at step {min(look, STEPS)} ") as stopped:
+            tiny_run(tmp_path, *RUN)
+        assert stopped.value.signal == signal.SIGUSR1
+    assert load(tmp_path / "run")["step"] == min(look, STEPS)
+    run = tiny_run(tmp_path, *RUN)
+    assert_same_run(run, whole)
+
+
+def test_stopped_again_and_again(whole: Path, tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
+    """After one to eleven steps or batches of an evaluation, which is begun anew where it was not finished."""
+    for start in range(1, 40):
+        with monkeypatch.context() as patch:
+            ask_at(patch, {1 + 5 * start % 11})
+            try:
+                run = tiny_run(tmp_path, *RUN, "checkpoint.every_steps=null")
+                break
+            except Stopped:
+                continue
+    assert start >= 4
+    assert_same_run(run, whole)
+
+
+@pytest.mark.parametrize(("setting", "steps"), [("every_minutes=1e-9", range(1, 4)), ("every_steps=2", (2,))])
+def test_saved_in_mid_epoch(setting: str, steps, tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
+    saved: list[int] = []
+    save = CheckpointStore.save
+
+    def note(self, content: dict, **names: bool) -> None:
+        saved.append(content["step"])
+        save(self, content, **names)
+
+    monkeypatch.setattr(CheckpointStore, "save", note)
+    short = ("train.max_steps=3", "train.epochs=1", "checkpoint.every_minutes=null")
+    tiny_run(tmp_path, *short, f"checkpoint.{setting}")
+    assert sorted(set(saved)) == sorted({*steps, 3})
+
+
+def test_resume_reads_no_batch_twice(tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
+    """Going on at step 1,000,000 costs what it costs at step 10: the loader is asked for what is left, no more."""
+    asked: list[tuple[int, int]] = []
+    decode = data.batches.TrainBatches.epoch
+
+    def epoch(self, number: int, start: int = 0):
+        asked.append((number, start))
+        for batch in decode(self, number, start):
+            asked.append((number, start))
+            yield batch
+
+    monkeypatch.setattr(data.batches.TrainBatches, "epoch", epoch)
+    with monkeypatch.context() as patch:
+        ask_at(patch, {STEPS + 8 + 4})  # 8 batches of evaluation, 4 of them for the averaged weights
+        with pytest.raises(Stopped, match="at step 11 "):
+            tiny_run(tmp_path, *RUN)
+    asked.clear()
+    tiny_run(tmp_path, *RUN)
+    assert set(asked) == {(1, 4)}
+    assert len(asked) <= 1 + (STEPS - 4) + 1
+
+
+# -- what a start finds -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stopped_run(tiny_run: Run, tmp_path: Path, monkeypatch) -> Path:
+    """A run that was stopped after five steps, with checkpoints of the steps 4 and 5."""
+    with monkeypatch.context() as patch:
+        ask_at(patch, {5})
+        with pytest.raises(Stopped):
+            tiny_run(tmp_path, *RUN)
+    return tmp_path / "run"
+
+
+def test_a_damaged_checkpoint_gives_way(stopped_run: Path, whole: Path, tiny_run: Run, capsys) -> None:
+    folder = stopped_run / "checkpoints"
+    assert sorted(path.name for path in folder.iterdir()) == ["last.pt", "step_00000004.pt"]
+    (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:-1000])
+    capsys.readouterr()
+    run = tiny_run(stopped_run.parent, *RUN)
+    err = capsys.readouterr().err
+    assert re.search(r"last\.pt is not a checkpoint .*Going on from the one before it, step_00000004\.pt\.", err)
+    assert "step 4\n" in err
+    assert_same_run(run, whole)
+
+
+def test_no_whole_checkpoint_is_an_error(stopped_run: Path, tiny_run: Run) -> None:
+    """Rather than a silent start from the beginning."""
+    for path in (stopped_run / "checkpoints").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"step_00000004\.pt is not a checkpoint"):
+        tiny_run(stopped_run.parent, *RUN)
+
+
+def test_other_images_are_refused(stopped_run: Path, tiny_run: Run, monkeypatch) -> None:
+    fingerprint = data.fingerprint
+    monkeypatch.setattr(data, "fingerprint", lambda config: fingerprint(config) | {"train": "0123456789abcdef"})
+    with pytest.raises(UserError, match=r"images are not those .*train: \w+ -> 0123456789abcdef\).*another run\.name"):
+        tiny_run(stopped_run.parent, *RUN)
+
+
+def test_another_config_is_refused(stopped_run: Path, tiny_run: Run) -> None:
+    """Also where the folder's config.yaml is gone: the checkpoint knows its own."""
+    (stopped_run / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"last\.pt is of a run with another config \(seed: 0 -> 1\)"):
+        tiny_run(stopped_run.parent, *RUN, "seed=1")
+
+
+def test_other_processes_go_on_to_rounding(stopped_run: Path, whole: Path, tiny_run: Run, rows: Rows, capfd) -> None:
+    run = tiny_run(stopped_run.parent, *RUN, "run.processes=2")
+    assert (
+        "computed otherwise (processes 1 -> 2), so it equals an undisturbed run only to rounding"
+        in capfd.readouterr().err
+    )
+    ours, theirs = rows(run, "train"), rows(whole, "train")
+    np.testing.assert_allclose([r["loss"] for r in ours], [r["loss"] for r in theirs], rtol=1e-5)
+    assert [r.get("images_digest") for r in ours] == [r.get("images_digest") for r in theirs]
