@@ -115,15 +115,24 @@ def read(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("not an object")
+            rows.append(parse(line))
         except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ones
             if number == len(lines):
                 break
             raise UserError(f"{path}, line {number}, is not a row of a record ({error}): remove that line.") from error
-        rows.append({name: _loose(value) for name, value in row.items()})
     return rows
+
+
+def parse(line: bytes) -> Row:
+    """The row that a line of a record holds.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("not an object")
+    return {name: _loose(value) for name, value in row.items()}
 
 
 def _end_of_last_row(path: Path) -> int:

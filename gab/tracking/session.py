@@ -1,28 +1,29 @@
-"""One W&B run that cannot hurt: when it fails it goes on offline, and when that fails too it gives up, with a warning.
+"""One W&B run that cannot hurt: when it fails it is opened again, or goes on offline, or is given up, with a warning.
 
-W&B is imported here and nowhere else, and only when a session is made. Nothing here may be called from the training
-thread: `init` may block for 40 s without a network, and every call may block for ever when wandb-core hangs.
+W&B is imported only when a run is opened. Nothing here may be called from the training thread: `init` may block for
+40 s without a network, and every call may block for ever when wandb-core hangs.
 """
 
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from gab.errors import UserError
 from gab.tracking.config import TrackingConfig
+from gab.tracking.metrics import BEST
+from gab.tracking.wandb_server import ask
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
-ATTEMPTS = {
-    "online": ["online", "offline"],
-    "offline": ["offline", "offline"],
-}  # the second: a killed wandb-core
+CONFIRMING = 5  # seconds for asking the server what it has
+FAILURES = 4  # of one start of a run, after which W&B is given up
 DEFAULTS: dict[str, Any] = {
     "console": "off",  # W&B would wrap stdout, so that a hanging wandb-core would stop whoever prints
     "init_timeout": 30,
-    "finish_timeout": 60,
+    "finish_timeout": 15,
     "finish_timeout_raises": True,
 }
 
@@ -46,57 +47,88 @@ class Session:
     Args:
         mode: online or offline.
         options: further arguments of `wandb.init` (`id`, `dir`, `project`, `config` ...).
+        next_row: rows that W&B has got from earlier starts; what its server says counts more.
         warn: takes one sentence.
     """
 
-    def __init__(self, mode: str, options: dict[str, Any], warn: Callable[[str], None]) -> None:
+    def __init__(self, mode: str, options: dict[str, Any], next_row: int, warn: Callable[[str], None]) -> None:
+        self.next_row = next_row  # the number of the row that W&B lacks next
+        self.uploaded: int | None = None  # rows that its server has for certain; None: it was not reached
         self.folders: list[Path] = []  # one per opened run: W&B starts a new one whenever a run is opened again
-        self.uploaded = False
-        self.interrupted = False
         self.url: str | None = None
-        self._modes = list(ATTEMPTS[mode])
+        self._mode = mode
         self._options = options
+        self._failures_left = FAILURES
+        self._abandoned = False
         self._warn = warn
         self._run: Any = None
 
+    @property
+    def is_open(self) -> bool:
+        return self._run is not None
+
     def open(self) -> None:
         """Starts the W&B run, or does without."""
-        while self._modes and self._run is None:
-            mode = self._modes.pop(0)
+        while self._failures_left and self._run is None:
             try:
-                self._run = _init(mode, self._options)
-                self.url = self._run.url if mode == "online" else None
+                self._run = start(self._mode, self._options)
                 self.folders.append(Path(self._run.settings.sync_dir))
+                if self._mode == "online":
+                    self.url = self._run.url
+                    self.next_row = self.uploaded = self._run.starting_step
             except Exception as error:
-                self._recover(error, f"W&B {mode} did not start")
+                what, self._mode = f"W&B {self._mode} did not start", "offline"
+                self._recover(error, what)
 
     def log(self, metrics: dict[str, float]) -> bool:
-        """Logs one row; whether W&B took it."""
-        while self._run is not None:
-            try:
-                self._run.log(metrics, commit=True)  # without: a row would wait for the next one
-                return True
-            except Exception as error:  # not only wandb.Error: a killed wandb-core is a ConnectionResetError
-                self.interrupted = True
-                self._recover(error, "W&B failed")
-                self.open()
-        return False
+        """Logs row `next_row`; whether W&B took it. If not, the run may be open again and lack another row."""
+        try:
+            self._run.log(metrics, step=self.next_row, commit=True)  # without: a row would wait for the next one
+        except Exception as error:  # not only wandb.Error: a killed wandb-core is a ConnectionResetError
+            self._recover(error, "W&B failed")
+            self.open()
+            return False
+        self.next_row += 1
+        return True
 
-    def close(self, exit_code: int) -> None:
-        """Ends the run; blocks until everything is uploaded, for `finish_timeout` at most."""
-        run, self._run = self._run, None
+    def summarise(self, best: dict[str, dict[str, float]]) -> None:
+        """Corrects the highest values, which W&B counts from the last start of the run only."""
+        with contextlib.suppress(Exception):  # whatever ails it, the next `log` or `close` will meet it too
+            self._run.summary.update(best)
+
+    def close(self, exit_code: int) -> bool:
+        """Ends the run, blocking until everything is uploaded, for `finish_timeout` at most.
+
+        False if wandb-core had died and the run is open again, as it may lack rows now.
+        """
+        run = self._run
         if run is None:
-            return
+            return True
         try:
             run.finish(exit_code=exit_code)
-            self.uploaded = self.url is not None
+        except TimeoutError:
+            self._warn("W&B did not take the last rows in time.")
         except Exception as error:
-            self._warn(f"W&B did not finish ({_sentence(error)}).")
+            self._recover(error, "W&B failed")
+            self.open()
+            return self._run is None
+        if self._mode == "online":
+            self._confirm(run.entity, run.project, run.id)
+        self._run = None
         _teardown()  # waits for the end of wandb-core: `finish` returns before its file is written
+        return True
+
+    def _confirm(self, entity: str, project: str, run_id: str) -> None:
+        """Asks the server for its rows: when it has refused some, `finish` returns as if nothing had happened."""
+        deadline = time.monotonic() + CONFIRMING
+        with contextlib.suppress(Exception):  # no answer, so nothing more is certain
+            while (self.uploaded or 0) < self.next_row and time.monotonic() < deadline:
+                self.uploaded = ask(entity, project, run_id, timeout=CONFIRMING).rows
+                time.sleep(0.2)
 
     def abandon(self) -> None:
-        """Ends a wandb-core that hangs (from another thread): whoever waits for it gets an error."""
-        self._modes.clear()
+        """Ends a wandb-core that hangs (from another thread): whoever waits for it gets an error, and gives up."""
+        self._abandoned, self._failures_left = True, 0
         self.wake()
 
     def wake(self) -> None:
@@ -105,25 +137,30 @@ class Session:
             os.kill(process, signal.SIGKILL)
 
     def _recover(self, error: Exception, what: str) -> None:
-        self._run = self.url = None
-        then = "going on offline" if self._modes else "giving it up; the record of the run is not affected"
-        self._warn(f"{what} ({_sentence(error)}): {then}.")
+        self._run = None
+        self._failures_left = max(self._failures_left - 1, 0)
+        if self._abandoned:
+            what, error = "W&B did not answer until the end of the run", TimeoutError("it was ended")
+        then = f"going on {self._mode}" if self._failures_left else "giving it up; the record of the run is whole"
+        self._warn(f"{what} ({sentence(error)}): {then}.")
         _teardown()  # without it the next init says that the run is in use
 
 
-def _init(mode: Any, options: dict[str, Any]) -> Any:
-    """`wandb.init` with our defaults (the environment beats them), and every metric over `epoch`."""
+def start(mode: Any, options: dict[str, Any], **settings: Any) -> Any:
+    """`wandb.init` with our defaults, over them `settings`, over both the environment; every metric over `epoch`."""
     import wandb
 
     # Honoured from 0.31 on; as a setting, older versions would refuse it. Unflushed rows are lost when a run is killed.
     os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
+    # W&B's reports on itself would hold up the end of the process, and fill the screen, when the server is gone.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     wandb.setup(settings=wandb.Settings(silent=True))  # before init, which would ask for a key on a terminal and wait
     known = wandb.Settings.model_fields
-    free = [key for key in DEFAULTS if key in known and f"WANDB_{key.upper()}" not in os.environ]
-    chosen = {key: DEFAULTS[key] for key in free}
+    wanted = {**DEFAULTS, **settings}
+    chosen = {key: wanted[key] for key in wanted if key in known and f"WANDB_{key.upper()}" not in os.environ}
     run = wandb.init(mode=mode, resume="allow", settings=wandb.Settings(silent=True, **chosen), **options)
     run.define_metric("*", step_metric="epoch")
-    for name in ("eval/top1", "eval/top1_ema"):
+    for name in BEST:
         run.define_metric(name, step_metric="epoch", summary="max,last")
     return run
 
@@ -149,7 +186,7 @@ def core_processes() -> list[int]:
     return found
 
 
-def _sentence(error: Exception) -> str:
+def sentence(error: Exception) -> str:
     """The first line of an error's message, without a full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
