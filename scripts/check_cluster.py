@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         config: Config = typed(cfg)
         check(config, count)
         sizes = network.SIZES if not given.quick else dict(list(network.SIZES.items())[:1])
-        named = any(override.startswith("data=") for override in given.overrides)
+        named = any(override.startswith(("data=", "data.root=", "experiment=")) for override in given.overrides)
         effort = Effort(2.0 if given.quick else given.seconds, sizes, BLOCK >> 6 * given.quick, not named)
         launch(look_over, (config, plain(cfg), effort), count=count, device=device)
 

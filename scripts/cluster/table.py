@@ -100,4 +100,4 @@ def aligned(rows: list[list[str]]) -> str:
 
 
 def _wrapped(text: str, indent: str = "  ") -> str:
-    return textwrap.fill(text, WIDTH, subsequent_indent=indent)
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)

@@ -69,9 +69,10 @@ def step_rates(
     """Images a second of all processes together, by their number, in about `seconds` altogether once it is warm.
 
     With one process too, gradients go through DDP where there are several: the same work, so that only waiting differs.
+    All come first, and compile at the same time.
     """
     rates = {}
-    for k, group in groups.items():
+    for k, group in reversed(groups.items()):
         rate = 0.0
         if processes.rank < k:
             if group is not None:
@@ -82,7 +83,7 @@ def step_rates(
             rate = k * len(batch.labels) / _seconds_per_step(trainer, batch, group, seconds / len(groups))
             trainer.step.network = trainer.state.model  # lets DDP's buckets go
         rates[k] = processes.broadcast(rate)  # where the others wait, too
-    return rates
+    return dict(sorted(rates.items()))
 
 
 def _seconds_per_step(trainer: Trainer, batch: RandomBatch, group: Any, seconds: float) -> float:

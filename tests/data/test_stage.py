@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from data import beton, disk, files, stage
 from data.config import DataConfig
 from data.errors import DataError
 from data.writer import write_split
+from gab import signals
+from gab.errors import Stopped
 
 AGAIN = "python scripts/write_beton.py data=folder --force"
 FORK = multiprocessing.get_context("fork")  # quick; the children only copy files
@@ -159,3 +162,24 @@ def test_a_killed_holder_does_not_block(staged_config: DataConfig) -> None:
     assert stage.stage(path, folder, files.load_sidecar(path), AGAIN).read_bytes() == path.read_bytes()
     assert time.monotonic() - begun < 10
     assert not list(folder.rglob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.ffcv
+def test_a_run_goes_on_from_a_stage_that_it_began_without(
+    tiny_run: Callable[..., Path], rows: Callable[..., list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another number of workers, too; the copy that it finds there was cut short, and is made again."""
+    pytest.importorskip("ffcv")
+    root, node = tmp_path / "digits", tmp_path / "node"
+    settings = ["data.loader=ffcv", f"data.root={root}", "train.max_steps=3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(signals, "asked", lambda: signal.SIGUSR1)
+        with pytest.raises(Stopped):
+            tiny_run(tmp_path, *settings)
+    [original] = root.rglob("train*.beton")
+    copy = stage.stage(original, node, files.load_sidecar(original), AGAIN)
+    os.truncate(copy, 1000)
+    run = tiny_run(tmp_path, *settings, f"data.stage={node}", "run.workers=2")
+    assert copy.read_bytes() == original.read_bytes()
+    assert rows(run)[-1]["kind"] == "end"

@@ -141,6 +141,12 @@ def test_numbers_of_processes(processes: int, per_node: int, expected: list[int]
     assert network.counts(processes, per_node) == expected
 
 
+def test_a_size_that_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "all_reduce", lambda processes, group, size, seconds: 25e6)
+    found = network.bandwidth(Processes(), {1: None, 4: None}, network.SIZES, 6.0)
+    assert found == {4: {"1 MB": 37.5e6, "25 MB": 37.5e6}}
+
+
 def test_disks_that_take_files_are_left_as_they_were(tmp_path: Path) -> None:
     runs, stage = tmp_path / "runs", tmp_path / "stage"
     found = disks.try_disks(Processes(), runs, stage, None, 1 << 20)
