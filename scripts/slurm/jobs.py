@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -76,8 +77,7 @@ def submit(
     last = (len(plans) - 1) // pack
     array = [] if limit is None else [f"--array=0-{last}%{limit}"]
     words = [f"--python={sys.executable}", f"--work={work}", f"--pack={pack}"]
-    answer = _slurm("sbatch", "--parsable", *options, *array, str(BATCH), *words)
-    job = answer.strip().partition(";")[0]
+    job = _number(_slurm("sbatch", "--parsable", *options, *array, str(BATCH), *words))
     for number, plan in enumerate(plans):
         note_job(plan, what, job if limit is None else f"{job}_{number // pack}")
     return job
@@ -86,6 +86,21 @@ def submit(
 def note_job(plan: Plan, what: str, job: str) -> None:
     """Leave in the run's folder which job works on it."""
     (plan.folder / "slurm" / f"{what}.job").write_text(job + "\n")
+
+
+def job_of(plan: Plan, what: str) -> str | None:
+    """The job that was submitted for a run last."""
+    return _word(plan.folder / "slurm" / f"{what}.job", 0)
+
+
+def wrap(options: list[str], words: list[str]) -> str:
+    """Submit a Python script that needs one process, and return the number of its job."""
+    alone = ["--nodes=1", "--ntasks-per-node=1"]
+    return _number(_slurm("sbatch", "--parsable", *options, *alone, f"--wrap={shlex.join([sys.executable, *words])}"))
+
+
+def _number(answer: str) -> str:
+    return answer.strip().partition(";")[0]  # where SLURM has several clusters, its name follows
 
 
 def queued() -> dict[str, str]:
@@ -132,12 +147,14 @@ def standing(plan: Plan, what: str, queue: dict[str, str]) -> Standing:
         return Standing("done", f"top-1 {rows[-1]['top1']:.2f} %")
     if what == "eval" and scores.is_file():
         return Standing("done")
-    job = _word(plan.folder / "slurm" / f"{what}.job", 0)
+    job = job_of(plan, what)
     where = f"at epoch {rows[-1]['epoch']:.4g} of {plan.config.train.epochs}" if rows and what == "train" else ""
     if job is None:
         return Standing("not submitted", where)
     if job in queue:
-        return Standing("waiting" if queue[job] == "PENDING" else "running", f"{where} (job {job})".strip())
+        if queue[job] == "PENDING":
+            return Standing("waiting", f"{where} (job {job})".strip())
+        return Standing("running", f"{where or 'starts'} (job {job})")
     exit_file = plan.folder / "slurm" / f"{what}.exit"
     code = _word(exit_file, 1) if _word(exit_file, 0) == job else None
     if code == str(STOPPED):

@@ -77,7 +77,7 @@ def plan(overrides: list[str], *, gpus: int, processes: int) -> Plan:
         config: Config = typed(cfg)
         container = plain(cfg)
     except OmegaConfBaseException as error:
-        raise UserError(f"{' '.join(overrides)}: {explain(error)}") from error
+        raise UserError(explain(error)) from error
     check(config, processes)
     check_data(config)
     folder = Path(config.run.dir).absolute() / (config.run.name or run_name(container, variant(config.model)))
@@ -91,7 +91,7 @@ def composed(overrides: list[str]) -> DictConfig:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             return compose("train", overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{' '.join(overrides)}: {explain(error)}") from error
+        raise UserError(explain(error)) from error
 
 
 def check_data(config: Config) -> None:
