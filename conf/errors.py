@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -16,7 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.schema import NETWORKS, Config, EvaluateConfig
 from data.config import DataConfig
 from data.errors import DataError
-from gab.errors import UserError
+from gab import signals
+from gab.errors import INTERRUPTED, LOST_PROCESS, STOPPED, USER_ERROR, LostProcess, Stopped, UserError
 
 ROOT = Path(__file__).parent
 TRACEBACKS = "HYDRA_FULL_ERROR" in os.environ  # the user wants to see all
@@ -24,7 +25,7 @@ TRACEBACKS = "HYDRA_FULL_ERROR" in os.environ  # the user wants to see all
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Turn the errors that a user can cause into one sentence on stderr and exit code 2.
+    """Turn the errors that a user can cause into one sentence on stderr and an exit code of `gab.errors`.
 
     Hydra would catch them first and print its own; HYDRA_FULL_ERROR, unless set by the user, lets them through.
     """
@@ -33,30 +34,29 @@ def sentences() -> Iterator[None]:
     try:
         yield
     except (DataError, UserError) as error:
-        _exit(str(error))
+        _exit(f"error: {error}")
+    except LostProcess as error:
+        _exit(f"error: {error}", LOST_PROCESS)
+    except Stopped as stopped:
+        _exit(f"stopped by {signals.name(stopped.signal)} {stopped}: the same command goes on", STOPPED)
     except KeyboardInterrupt:
-        print(
-            "\nstopped; a training run goes on from its last checkpoint by the same command",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise SystemExit(130) from None  # 128 + SIGINT, as shells have it
+        _exit("\nstopped; a training run goes on from its last checkpoint by the same command", INTERRUPTED)
     except AssertionError as error:  # OmegaConf's, for KEY of SECTION.KEY=VALUE where the section is null
         if "Unexpected type for root: NoneType" not in str(error):
             raise
-        _exit("a setting of data or model needs that section: add data=NAME, or model=timm model.name=NAME")
+        _exit("error: a setting of data or model needs that section: add data=NAME, or model=timm model.name=NAME")
     except (HydraException, OmegaConfBaseException) as error:
         if TRACEBACKS:
             raise
-        _exit(explain(error))
+        _exit(f"error: {explain(error)}")
     finally:
         if before is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
-def _exit(sentence: str) -> None:
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
-    raise SystemExit(2)
+def _exit(sentence: str, code: int = USER_ERROR) -> NoReturn:
+    print(sentence, file=sys.stderr, flush=True)
+    raise SystemExit(code) from None
 
 
 def explain(error: Exception) -> str:

@@ -80,9 +80,10 @@ def as_it_is(answer: Any) -> Any:
     return answer
 
 
-def ignore_interrupt(worker: int) -> None:
-    """Ctrl-C goes to every process of the terminal; the one that has workers ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ignore_signals(worker: int) -> None:
+    """Ctrl-C goes to every process of the terminal, SLURM's signals to every one of the job: their parent decides."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Requests(Sampler):
@@ -114,7 +115,7 @@ class Workers:
             multiprocessing_context="fork" if workers else None,  # a process of ours would spawn, and compile anew
             persistent_workers=workers > 0,
             pin_memory=pin,
-            worker_init_fn=ignore_interrupt,
+            worker_init_fn=ignore_signals,
         )
 
     def decode(self, seed: int, epoch: int, indices: np.ndarray) -> Iterator[Decoded]:

@@ -56,7 +56,7 @@ class Progress:
         now = phase, step, calls = self.heartbeat.now
         self.age += seconds
         if calls != self.before[2]:
-            if phase == self.before[0] == "training":
+            if self.before[0] == "training":
                 self.slowest_step = max(self.slowest_step, self.age)
             self.before, self.age = now, 0.0
         limit = LIMITS[phase]

@@ -18,7 +18,7 @@ from datetime import timedelta
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Literal
 
 import torch.distributed as dist
 
@@ -33,6 +33,7 @@ from gab.wire import connect
 
 MEETING = timedelta(minutes=10)  # for all processes of the run to come to the meeting point
 HERE = "127.0.0.1"
+START: Literal["spawn"] = "spawn"  # CUDA does not survive a fork
 POLL = 0.1  # seconds between two looks at the children
 _launches = itertools.count()  # a sweep launches several runs in one process: each has keys of its own in the store
 
@@ -153,7 +154,7 @@ def _work_in_children(count: int, device: str, work: Work, args: tuple[Any, ...]
 
 def _start(processes: list[BaseProcess], count: int, job: tuple[Any, ...]) -> list[_Child]:
     """Start the children, into `processes`."""
-    context = get_context("spawn")
+    context = get_context(START)
     with signals.blocked():
         resource_tracker.ensure_running()  # else the first child would start it, and unblock signals (Python 3.11)
     children = []
