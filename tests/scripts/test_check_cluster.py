@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from data import files
+from data.config import DataConfig
 from gab.processes import Processes
-from scripts.check_cluster import main
+from scripts.check_cluster import Effort, images, main
 from scripts.cluster import disks, loading, network, node
 from scripts.cluster.disks import Disks
 from scripts.cluster.findings import Findings, looks_wrong
@@ -222,24 +224,37 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("offline")
 def test_alone_on_a_laptop(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where FFCV does not import: the torch loader stands in for it."""
     monkeypatch.chdir(tmp_path)
-    main(["--quick", "--seconds=1", *TINY, "data.loader=torch", "run.workers=1"])
+    monkeypatch.setattr(node, "ffcv_version", lambda: node.MISSING)
+    main(["--quick", *TINY, "run.workers=1"])
     out = capsys.readouterr().out
     assert "1 process on cpu, 1 node; vit_t16 at 32 px, fp32" in out
     assert f"\n{socket.gethostname().split('.')[0]} " in out
     assert "all-reduce" not in out
     assert "1               " in out[out.index("train step") :]
+    assert "the loader is torch: 64 original images" in out
     assert "photos that were made up for it" in out
+    assert "FFCV cannot be imported on" in out
     assert "W&B cannot be reached from here" in out
     assert str(tmp_path) not in out
     assert str(Path.home()) not in out
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def test_photos_are_written_as_a_data_set_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "ffcv_version", lambda: "1.0.2")
+    effort = Effort(seconds=1.0, sizes={}, block=0, made_up=True)
+    with images(Processes(), DataConfig(name="imagenet", root="/nowhere"), effort) as (dataset, source, classes):
+        assert files.check(files.train_beton(dataset), dataset, "train").count == 2 * loading.BATCH
+        assert (source, classes) == (None, 1000)
+    assert not Path(dataset.root).exists()
+
+
 @pytest.mark.usefixtures("offline")
 def test_own_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = [f"data.root={tmp_path}/digits", f"run.dir={tmp_path}/runs"]
-    main(["--quick", "--seconds=1", *TINY, "data=digits", "data.loader=torch", "run.workers=1", *where])
+    main(["--quick", *TINY, "data=digits", "data.loader=torch", "run.workers=1", *where])
     out = capsys.readouterr().out
     assert "the loader is torch: 1,437 original images" in out
     assert "made up" not in out
@@ -248,7 +263,9 @@ def test_own_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("offline")
 def test_two_processes(tmp_path: Path, command: Callable[..., SimpleNamespace]) -> None:
-    done = command("scripts/check_cluster.py", "--quick", *TINY, "run.processes=2", "run.workers=1")
+    done = command(
+        "scripts/check_cluster.py", "--quick", *TINY, "data.loader=torch", "run.processes=2", "run.workers=1"
+    )
     assert done.code == 0, done.err
     assert "2 processes on cpu, 1 node" in done.out
     bandwidth, steps = done.out[done.out.index("all-reduce by gloo") :].split("train step")
