@@ -1,6 +1,7 @@
 """A run that is stopped anywhere and started again ends as one that was not, in every bit."""
 
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,35 @@ def test_resume_reads_no_batch_twice(tiny_run: Run, tmp_path: Path, monkeypatch)
     tiny_run(tmp_path, *RUN)
     assert set(asked) == {(1, 4)}
     assert len(asked) <= 1 + (STEPS - 4) + 1
+
+
+def go_on_from(whole: Path, checkpoint: str, tiny_run: Run, folder: Path, *how: str) -> Path:
+    """A second run that starts from a checkpoint in the middle of `whole`."""
+    shutil.copytree(whole, folder / "run", ignore=shutil.ignore_patterns("lock*", "checkpoints", "predictions.npz"))
+    (folder / "run" / "checkpoints").mkdir()
+    shutil.copy(whole / "checkpoints" / checkpoint, folder / "run" / "checkpoints" / "last.pt")
+    record = folder / "run" / "record.jsonl"  # without the last row, which says that the run is finished
+    record.write_bytes(b"".join(record.read_bytes().splitlines(keepends=True)[:-1]))
+    return tiny_run(folder, *how)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_go_on_bit_for_bit(count: int, tiny_run: Run, tmp_path: Path) -> None:
+    """Of three numbers the order of adding matters, and DDP chooses one that depends on what it has seen before."""
+    how = (*RUN, f"run.processes={count}", "checkpoint.keep=99", "train.batch_size=24")
+    whole = tiny_run(tmp_path / "whole", *how)
+    assert_same_run(go_on_from(whole, "step_00000002.pt", tiny_run, tmp_path / "again", *how), whole)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_goes_on_bit_for_bit(tiny_run: Run, tmp_path: Path) -> None:
+    """In bf16 and compiled, where run.deterministic=true asks for it."""
+    how = (*RUN, "checkpoint.keep=99", "run.device=cuda", "run.processes=1", "train.precision=bf16")
+    how += ("run.compile=true", "run.deterministic=true")
+    whole = tiny_run(tmp_path / "whole", *how)
+    assert_same_run(go_on_from(whole, "step_00000002.pt", tiny_run, tmp_path / "again", *how), whole)
 
 
 # -- what a start finds -----------------------------------------------------------------------------------------------
