@@ -37,7 +37,7 @@ def _common(found: Findings) -> dict[str, str]:
 
 
 def _nodes(found: Findings) -> str:
-    rows = [["node", "processes", "cores", "GPUs", "loader, images/s", "staging", "clock"]]
+    rows = [["node", "processes", "cores", "GPUs", "loader, images/s", "staging", "clock ahead"]]
     for host, ranks in found.nodes.items():
         seen = found.on(host)
         gpus = Counter(one.gpu for one in seen if one.gpu)

@@ -89,7 +89,7 @@ def test_a_healthy_allocation_is_called_so(healthy: Findings) -> None:
         (seen(versions=VERSIONS | {"driver": "535.1"}), r"driver is 550\.54\.15 on n1 and 535\.1 on n2: ask for"),
         (seen(versions=VERSIONS | {"ffcv": "missing"}), r"FFCV cannot be imported on n2, .* make setup"),
         (seen(gpu="", gpu_id="", gpus=0), r"n2 has NVIDIA's driver 550\.54\.15, but .* no GPU: .*--gpus-per-node"),
-        (seen(gpu_id="GPU-2"), r"2 processes share 1 GPUs of n2: start one for each"),
+        (seen(gpu_id="GPU-2"), r"2 processes share 1 GPU of n2: start one for each"),
         (seen(gpus=8), r"2 of the 8 GPUs of n2 are used: start one process for each"),
         (lambda found: replace(found, device="cpu"), r"n1 has 2 GPUs, and .* on its CPU: set run\.device=cuda"),
         (seen(cores=frozenset([3])), r"Each process on n2 may use 1 of 24 cores: .*SRUN_CPUS_PER_TASK"),
