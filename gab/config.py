@@ -140,7 +140,7 @@ class RunConfig:
     micro_batch: int | None = None  # per process; null: the whole share of a process
     workers: int | None = None  # loader threads per process; null: this process's share of the cores
     compile: str = "auto"  # true | false | auto: on CUDA
-    deterministic: bool = False
+    deterministic: bool = False  # the same bits in every run on a GPU too; slower
     log_every: int = 50  # steps
     eval_batch: int = 256  # per process
     dry: bool = False
