@@ -117,7 +117,8 @@ def _gpus(found: Findings, host: str) -> Iterator[str]:
             "CUDA_VISIBLE_DEVICES, or install a PyTorch for the CUDA of this driver."
         )
     elif 0 < used < len(processes):
-        yield f"{len(processes)} processes share {used} GPU{'s' * (used > 1)} of {host}: start one for each (--ntasks-per-node)."
+        shared = f"{used} GPU{'s' * (used > 1)} of {host}"
+        yield f"{len(processes)} processes share {shared}: start one for each (--ntasks-per-node)."
     elif 1 < most > used:
         yield f"{used} of the {most} GPUs of {host} are used: start one process for each (--ntasks-per-node)."
 
