@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +153,12 @@ def claim(
         return
     size = expected_bytes(sum(p.numel() for p in model.parameters()), ema=bool(config.train.ema_decay))
     make_folder(folder, container, needed=most_files(config.checkpoint.keep) * size)
-    with RunLock(folder) as lock:
+    with (
+        RunLock(folder) as lock,
+        closing(CheckpointStore(folder / "checkpoints", keep=config.checkpoint.keep, check=lock.check)) as store,
+    ):
         processes.barrier()
-        yield CheckpointStore(folder / "checkpoints", keep=config.checkpoint.keep, check=lock.check)
+        yield store
 
 
 def take_up(trainer: Trainer) -> dict[str, Any] | None:

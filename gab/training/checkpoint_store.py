@@ -91,6 +91,10 @@ class CheckpointStore:
         if writing is not None:
             writing.result()
 
+    def close(self) -> None:
+        """Let a file that is being written be finished."""
+        self._writer.shutdown()
+
     def _write(self, content: dict[str, Any], last: bool, best: bool) -> None:
         aside = self.folder / ".last.pt.part"
         try:
