@@ -64,22 +64,20 @@ class Progress:
             limit = max(limit, SLOW * self.slowest_step)
         if self.age <= limit:
             return Report(phase, step)
-        frame = sys._current_frames().get(threading.main_thread().ident or 0)
-        return Report(phase, step, self.age, waits_for_others(frame), _place(frame))
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        return Report(phase, step, self.age, waits_for_others(frame, frame.f_lineno), _place(frame))
 
 
-def waits_for_others(frame: FrameType | None) -> bool:
-    """Whether a thread is in an operation that ends only when other processes, or the device, have done their part."""
-    if frame is None:
-        return False
-    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+def waits_for_others(frame: FrameType, number: int) -> bool:
+    """Whether that line of a frame ends only when other processes, or the device, have done their part."""
+    line = linecache.getline(frame.f_code.co_filename, number)
     return frame.f_globals.get("__name__", "").startswith(_WAITS) or bool(_WAITING_LINE.search(line))
 
 
-def _place(frame: FrameType | None) -> str:
+def _place(frame: FrameType) -> str:
     """The innermost line that belongs to no library, as people look it up."""
-    innermost = frame
-    while frame is not None and frame.f_code.co_filename.startswith((*_LIBRARIES, "<")):
-        frame = frame.f_back
-    frame = frame or innermost
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame else "an unknown line"
+    ours: FrameType | None = frame
+    while ours and ours.f_code.co_filename.startswith((*_LIBRARIES, "<")):
+        ours = ours.f_back
+    frame = ours or frame
+    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

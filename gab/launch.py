@@ -205,7 +205,6 @@ def _child(
 ) -> None:
     """What a process that we have started does."""
     _die_with(parent)
-    signals.listen(quiet=True)
     lock = threading.Lock()
 
     def tell(ending: Verdict) -> None:
@@ -213,6 +212,7 @@ def _child(
             outbox.send(ending)
 
     try:
+        signals.listen(quiet=True)
         store = dist.TCPStore(HERE, port, is_master=False, timeout=MEETING)
         watch = Watch(Heartbeat(), ranks.rank, *connect(ranks.rank, ranks.count, store, HERE), tell)
     except BaseException as error:

@@ -60,8 +60,8 @@ def listening(*, quiet: bool = False, children: Sequence[BaseProcess] = ()) -> I
         yield
         return
     outer, before = _run, {number: signal.getsignal(number) for number in NAMES}
-    listen(quiet=quiet, children=children)
     try:
+        listen(quiet=quiet, children=children)
         yield
     finally:
         for number, handler in before.items():

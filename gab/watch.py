@@ -173,4 +173,4 @@ def _follows(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace and trace.tb_next:
         trace = trace.tb_next
-    return waits_for_others(trace.tb_frame if trace else None)
+    return trace is not None and waits_for_others(trace.tb_frame, trace.tb_lineno)

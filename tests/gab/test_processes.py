@@ -5,7 +5,7 @@ import torch
 
 from gab import processes
 from gab.errors import UserError
-from gab.processes import choose_device, count_processes, given_ranks
+from gab.processes import Ranks, choose_device, count_processes, given_ranks
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
@@ -33,7 +33,7 @@ def test_one_per_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torchrun_gives_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in zip(RANKS, ("5", "8", "1", "4")):
         monkeypatch.setenv(name, value)
-    assert given_ranks() == (5, 8, 1, 4)
+    assert given_ranks() == Ranks(5, 8, 1, 4)
     assert count_processes("auto", "cpu") == 8
 
 
@@ -41,24 +41,7 @@ def test_srun_gives_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"STEP_NUM_TASKS": "8", "STEP_NUM_NODES": "2", "PROCID": "5", "LOCALID": "1"}
     for name, value in given.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert given_ranks() == (5, 8, 1, 4)
-
-
-def test_srun_meets_on_the_first_node_of_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text('#!/bin/sh\n[ "$3" = "n[7-8]" ] && printf "n7\\nn8\\n"\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    for name, value in {"STEP_NODELIST": "n[7-8]", "JOB_ID": "40001", "STEP_ID": "2"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    monkeypatch.setenv("MASTER_ADDR", "set by this test")
-    monkeypatch.delenv("MASTER_PORT", raising=False)
-    processes._meeting_point_from_slurm()
-    assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("n7", str(20000 + 40001 % 20000 + 2 * 97))
-    monkeypatch.delenv("MASTER_PORT")
-    scontrol.write_text("#!/bin/sh\nexit 1\n")
-    with pytest.raises(UserError, match="export MASTER_ADDR and MASTER_PORT"):
-        processes._meeting_point_from_slurm()
+    assert given_ranks() == Ranks(5, 8, 1, 4)
 
 
 def test_cores_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
