@@ -87,13 +87,14 @@ class Mirror:
             self._session.wake()
         self._pass_warnings()
 
-    def finish(self, exit_code: int = 0, timeout: float = CLOSING_LIMIT) -> str | None:
-        """Ends the W&B run, blocking for `timeout` seconds at most, and says in one sentence where it is.
+    def finish(self, exit_code: int = 0, timeout: float | None = None) -> str | None:
+        """Ends the W&B run, and says in one sentence where it is, what it lacks, and what completes it.
 
-        None when there is no W&B run.
+        None when there is no W&B run. Blocks for `timeout` seconds at most, by default CLOSING_LIMIT.
         """
         if self._thread is None:
             return None
+        timeout = CLOSING_LIMIT if timeout is None else timeout
         thread, self._thread, self._exit_code = self._thread, None, exit_code
         self._changed.set()
         killing = min(KILLING, timeout / 2)
@@ -123,7 +124,7 @@ class Mirror:
                     break
         except (OSError, ValueError) as error:  # of the record
             self._warnings.put(f"W&B is given up, as {self._folder} cannot be read ({error}).")
-            self._session.abandon()
+            self._session.close(exit_code=1)
 
     def _send(self) -> None:
         """Brings W&B up to the record."""
@@ -154,4 +155,5 @@ class Mirror:
             return f"W&B: {session.url} {lost}; send them with `{command}`."
         if self._mode == "online" or not session.folders:
             return f"W&B has got nothing of this start; send the run with `{command}`."
-        return f"W&B: kept in {session.folders[-1].parent}; send the run with `{command}`."
+        lost = f", but for the last {rows - session.next_row} of {rows} rows" if session.next_row < rows else ""
+        return f"W&B: kept in {session.folders[-1].parent}{lost}; send the run with `{command}`."

@@ -15,7 +15,7 @@ from typing import Any
 from gab.errors import UserError
 from gab.tracking.config import TrackingConfig
 from gab.tracking.metrics import BEST
-from gab.tracking.wandb_server import ask
+from gab.tracking.wandb_server import ask, client
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 CONFIRMING = 5  # seconds for asking the server what it has
@@ -142,19 +142,13 @@ class Session:
         if self._abandoned:
             what, error = "W&B did not answer until the end of the run", TimeoutError("it was ended")
         then = f"going on {self._mode}" if self._failures_left else "giving it up; the record of the run is whole"
-        self._warn(f"{what} ({sentence(error)}): {then}.")
+        self._warn(f"{what} ({reason(error)}): {then}.")
         _teardown()  # without it the next init says that the run is in use
 
 
 def start(mode: Any, options: dict[str, Any], **settings: Any) -> Any:
     """`wandb.init` with our defaults, over them `settings`, over both the environment; every metric over `epoch`."""
-    import wandb
-
-    # Honoured from 0.31 on; as a setting, older versions would refuse it. Unflushed rows are lost when a run is killed.
-    os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
-    # W&B's reports on itself would hold up the end of the process, and fill the screen, when the server is gone.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    wandb.setup(settings=wandb.Settings(silent=True))  # before init, which would ask for a key on a terminal and wait
+    wandb = client()  # before init, which would ask for a key on a terminal and wait
     known = wandb.Settings.model_fields
     wanted = {**DEFAULTS, **settings}
     chosen = {key: wanted[key] for key in wanted if key in known and f"WANDB_{key.upper()}" not in os.environ}
@@ -186,7 +180,7 @@ def core_processes() -> list[int]:
     return found
 
 
-def sentence(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The first line of an error's message, without a full stop."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__

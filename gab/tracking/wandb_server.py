@@ -1,5 +1,6 @@
-"""What W&B's server says that it has of a run."""
+"""W&B's client, made quiet, and what W&B's server says that it has of a run."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,18 @@ class ServerRun:
     url: str = ""
 
 
+def client() -> Any:
+    """The module `wandb`, imported here only, with our defaults for what is set by the environment alone."""
+    # Honoured from 0.31 on; as a setting, older versions would refuse it. Unflushed rows are lost when a run is killed.
+    os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
+    # W&B's reports on itself would hold up the end of the process, and fill the screen, when the server is gone.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    wandb.setup(settings=wandb.Settings(silent=True))
+    return wandb
+
+
 def ask(entity: str | None, project: str, run_id: str, *, timeout: int = 20) -> ServerRun:
     """The run on the server; an empty one if there is none.
 
@@ -35,9 +48,7 @@ def ask(entity: str | None, project: str, run_id: str, *, timeout: int = 20) -> 
     Raises:
         Exception: whatever W&B's client raises when the server does not answer or refuses.
     """
-    import wandb
-
-    api = wandb.Api(timeout=timeout)
+    api = client().Api(timeout=timeout)
     try:
         run: Any = api.run(f"{entity or api.default_entity}/{project}/{run_id}")
     except Exception as error:  # its class has changed between versions

@@ -1,12 +1,18 @@
-"""A W&B that knows no account, and a reader of its offline files."""
+"""A W&B that knows no account, a reader of its offline files, a server for it, and runs that it mirrors."""
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from gab.tracking.config import TrackingConfig
+from gab.tracking.metrics import metrics
+from gab.tracking.mirror import Mirror
+from gab.tracking.record import Record, Row, read
+from tests.gab.tracking.peer import KEY, Peer
 
 BLOCK = 32768  # bytes of a LevelDB log block
 
@@ -75,3 +81,67 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     wandb.teardown()
     yield
     wandb.teardown()
+
+
+@pytest.fixture
+def peer(no_account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Peer]:
+    """A W&B server to which the client has a key; it is told of rows within a second."""
+    server = Peer()
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1")
+    yield server
+    server.stop()
+
+
+class MirroredRun:
+    """A run as W&B sees it: a record and its mirror.
+
+    Args:
+        folder: of the run; made.
+        mode: of W&B.
+        position: bytes of the record that a resumed run keeps; None: all.
+    """
+
+    def __init__(self, folder: Path, mode: str | None = "offline", position: int | None = None, **settings) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.warnings: list[str] = []
+        self.record = Record(folder / "record.jsonl")
+        if position is not None:
+            self.record.truncate(position)
+        tracking = TrackingConfig(wandb=mode, **settings)
+        config = {"model": {"depth": 2}, "tracking": {"project": tracking.project}}
+        (folder / "config.yaml").write_text(json.dumps(config))
+        warn = self.warnings.append
+        self.mirror = Mirror(folder, tracking, config, variant="vit_gab", seed=3, name="the-run", warn=warn)
+
+    @property
+    def id(self) -> str | None:
+        return self.mirror.id
+
+    def log(self, *rows: Row) -> None:
+        for row in rows:
+            self.record.write(**row)
+            self.mirror.update()
+
+    def finish(self, exit_code: int = 0, **limit: float) -> str | None:
+        self.record.close()
+        return self.mirror.finish(exit_code, **limit)
+
+
+@pytest.fixture
+def mirrored() -> type[MirroredRun]:
+    return MirroredRun
+
+
+@pytest.fixture
+def shown() -> Callable[[list[dict]], list[dict]]:
+    """Returns a function: rows of W&B -> what was logged, in their order there."""
+    return lambda rows: [{key: value for key, value in row.items() if key[0] != "_"} for row in rows]
+
+
+@pytest.fixture
+def expected() -> Callable[[Path], list[dict]]:
+    """Returns a function: run folder -> what W&B should show of its record."""
+    return lambda folder: [metrics(row) for row in read(folder / "record.jsonl") if row["kind"] != "start"]

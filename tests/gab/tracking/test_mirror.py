@@ -11,7 +11,8 @@ import wandb
 from gab.errors import UserError
 from gab.tracking import mirror as mirror_module
 from gab.tracking.config import TrackingConfig
-from gab.tracking.mirror import Mirror, metrics
+from gab.tracking.metrics import metrics
+from gab.tracking.mirror import Mirror
 from gab.tracking.session import core_processes, resolve_mode
 
 pytestmark = pytest.mark.usefixtures("no_account")
@@ -31,26 +32,12 @@ LATER = {"kind": "eval", "epoch": 2, "step": 20, "top1": 55.0, "top1_ema": 56.0,
 END = {"kind": "end", "epoch": 2, "step": 20, "gpu_hours": 0.25}
 
 
-class Warnings(list):
-    def __call__(self, text: str) -> None:
-        self.append(text)
+START = {"kind": "start", "epoch": 0, "step": 0, "variant": "vit_gab", "seed": 3}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "run").mkdir()
     return tmp_path / "run"
-
-
-@pytest.fixture
-def warnings() -> Warnings:
-    return Warnings()
-
-
-def make(folder: Path, warn: Warnings, mode: str | None = "offline", **settings) -> Mirror:
-    config = {"model": {"depth": 2}, "train": {"epochs": 2}}
-    tracking = TrackingConfig(wandb=mode, **settings)
-    return Mirror(folder, tracking, config, variant="vit_gab", seed=3, name="the-run", warn=warn)
 
 
 def wait_for(condition) -> None:
@@ -76,19 +63,14 @@ def test_names_of_metrics() -> None:
     }  # fmt: skip
 
 
-def test_offline_run_read_back(folder: Path, warnings: Warnings, wandb_files) -> None:
-    mirror = make(folder, warnings)
-    for row in ({"kind": "start", "epoch": 0, "step": 0}, TRAIN, EVAL, LATER, END):
-        mirror.log(row)
-    sentence = mirror.finish()
+def test_offline_run_read_back(folder: Path, mirrored, wandb_files, shown) -> None:
+    run = mirrored(folder)
+    run.log(START, TRAIN, EVAL, LATER, END)
+    sentence = run.finish()
     found = wandb_files(folder)
-    assert warnings == []
-    assert sentence == (
-        f"W&B: kept in {folder}/wandb; upload with `wandb sync {folder}/wandb/*run-*-{mirror.id}*`."
-    )  # fmt: skip
-    assert [{key: value for key, value in row.items() if key[0] != "_"} for row in found.rows] == [
-        metrics(row) for row in (TRAIN, EVAL, LATER, END)
-    ]
+    assert run.warnings == []
+    assert sentence == f"W&B: kept in {folder}/wandb; send the run with `python scripts/wandb_resync.py {folder}`."
+    assert shown(found.rows) == [metrics(row) for row in (TRAIN, EVAL, LATER, END)]
     assert {"sigma/layer_01", "sigma/layer_02", "amplitude/layer_01", "amplitude/layer_02"} < found.rows[1].keys()
     assert found.rows[1]["sigma/layer_02"] == 4.0
     assert found.config["variant"] == "vit_gab"
@@ -101,10 +83,10 @@ def test_offline_run_read_back(folder: Path, warnings: Warnings, wandb_files) ->
     assert found.exit_codes == [0]
 
 
-def test_heads_read_back(folder: Path, warnings: Warnings, wandb_files) -> None:
-    mirror = make(folder, warnings)
-    mirror.log(EVAL | {"sigma": [[5.0, 4.0]], "amplitude": [[2.0, 1.0]]})
-    mirror.finish(exit_code=1)
+def test_heads_read_back(folder: Path, mirrored, wandb_files) -> None:
+    run = mirrored(folder)
+    run.log(EVAL | {"sigma": [[5.0, 4.0]], "amplitude": [[2.0, 1.0]]})
+    run.finish(exit_code=1)
     (row,) = wandb_files(folder).rows
     assert row["sigma/layer_01/head_02"] == 4.0
     assert row["amplitude/layer_01/head_01"] == 2.0
@@ -112,14 +94,14 @@ def test_heads_read_back(folder: Path, warnings: Warnings, wandb_files) -> None:
 
 
 def test_the_config_beats_the_environment_which_beats_the_default(
-    folder: Path, warnings: Warnings, wandb_files, monkeypatch: pytest.MonkeyPatch
+    folder: Path, mirrored, wandb_files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = {"PROJECT": "p", "ENTITY": "e", "RUN_GROUP": "g", "TAGS": "a,b", "NOTES": "n", "NAME": "the-name"}
-    make(folder, warnings, project="ours").finish()
+    mirrored(folder, project="ours").finish()
     for name, value in environment.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    make(folder, warnings).finish()
-    make(folder, warnings, project="q", entity="f", group="h", tags=["c"], notes="m", name="other").finish()
+    mirrored(folder).finish()
+    mirrored(folder, project="q", entity="f", group="h", tags=["c"], notes="m", name="other").finish()
     default, by_environment, by_config = wandb_files(folder).runs
     fields = ("project", "entity", "run_group", "tags", "notes", "display_name")
 
@@ -131,19 +113,29 @@ def test_the_config_beats_the_environment_which_beats_the_default(
     assert shown(by_config) == ["q", "f", "h", ["c"], "m", "other"]
 
 
-def test_a_resumed_run_keeps_its_id_and_logs_no_row_twice(folder: Path, warnings: Warnings, wandb_files) -> None:
-    first = make(folder, warnings)
-    for row in (TRAIN, EVAL):
-        first.log(row)
+def test_a_resumed_run_keeps_its_id_and_logs_no_row_twice(folder: Path, mirrored, wandb_files) -> None:
+    first = mirrored(folder)
+    first.log(TRAIN)
+    position = first.record.sync()
+    first.log(EVAL)
     first.finish()
-    second = make(folder, warnings)
-    for row in (TRAIN, EVAL, LATER):
-        second.log(row)
+    second = mirrored(folder, position=position)
+    second.log(EVAL, LATER)
     second.finish()
     found = wandb_files(folder)
     assert first.id == second.id == (folder / "wandb_id").read_text().strip()
     assert {run.run_id for run in found.runs} == {first.id}
     assert steps(found.rows) == [(5, False), (10, True), (20, True)]
+    assert found.summary["eval/top1"] == {"max": 60.0, "last": 55.0}  # the best was in the first start
+
+
+def test_another_log_every_after_a_rollback_is_told(folder: Path, mirrored) -> None:
+    first = mirrored(folder)
+    first.log(TRAIN, EVAL)
+    first.finish()
+    second = mirrored(folder, position=0)
+    second.log(EVAL, LATER)  # its row 1 is of another step
+    assert second.finish().endswith(f"rebuild it with `python scripts/wandb_resync.py {folder} --new`.")
 
 
 @pytest.mark.parametrize(
@@ -167,55 +159,26 @@ def test_an_unknown_mode_is_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"mode": "disabled"}, {"active": False}])
-def test_disabled_and_on_other_ranks_nothing_happens(folder: Path, warnings: Warnings, settings: dict) -> None:
-    tracking = TrackingConfig(wandb=settings.get("mode", "offline"))
-    active = settings.get("active", True)
-    mirror = Mirror(folder, tracking, {}, variant="v", seed=0, name="n", warn=warnings, active=active)
-    mirror.log(TRAIN)
+def test_disabled_and_on_other_ranks_nothing_happens(tmp_path: Path, settings: dict) -> None:
+    tracking, active = TrackingConfig(wandb=settings.get("mode", "offline")), settings.get("active", True)
+    mirror = Mirror(tmp_path, tracking, {}, variant="v", seed=0, name="n", warn=print, active=active)
+    mirror.update()
     assert mirror.finish() is None
     assert mirror.id is None
-    assert list(folder.iterdir()) == []
+    assert not list(tmp_path.glob("wandb*"))
     assert "wandb mirror" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_without_the_package_there_is_one_warning(
-    folder: Path, warnings: Warnings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_package_there_is_one_warning(folder: Path, mirrored, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    mirror = make(folder, warnings)
-    mirror.log(TRAIN)
-    assert mirror.finish() is None
-    (warning,) = warnings
+    run = mirrored(folder)
+    run.log(TRAIN)
+    assert run.finish() is None
+    (warning,) = run.warnings
     assert warning.startswith("No W&B (import of wandb halted")
 
 
-def test_online_without_a_key_goes_on_offline(folder: Path, warnings: Warnings, wandb_files) -> None:
-    mirror = make(folder, warnings, mode="online")
-    mirror.log(EVAL)
-    assert "upload with `wandb sync" in mirror.finish()
-    (warning,) = warnings
-    assert "No API key configured" in warning
-    assert warning.endswith("going on offline.")
-    assert steps(wandb_files(folder).rows) == [(10, True)]
-
-
-def test_online_without_a_server_goes_on_offline(
-    folder: Path, warnings: Warnings, wandb_files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port: nobody listens
-    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "1")
-    mirror = make(folder, warnings, mode="online")
-    mirror.log(EVAL)
-    assert "upload with `wandb sync" in mirror.finish()
-    (warning,) = warnings
-    assert warning.startswith("W&B online did not start (")
-    assert steps(wandb_files(folder).rows) == [(10, True)]
-
-
-def test_a_slow_start_blocks_nobody(
-    folder: Path, warnings: Warnings, wandb_files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_start_blocks_nobody(folder: Path, mirrored, wandb_files, monkeypatch: pytest.MonkeyPatch) -> None:
     go, init = threading.Event(), wandb.init
 
     def slow(**options) -> wandb.Run:
@@ -223,18 +186,15 @@ def test_a_slow_start_blocks_nobody(
         return init(**options)
 
     monkeypatch.setattr(wandb, "init", slow)
-    mirror = make(folder, warnings)
-    for row in (TRAIN, EVAL):
-        mirror.log(row)
+    run = mirrored(folder)
+    run.log(TRAIN, EVAL)
     go.set()  # reached although W&B has not started
-    mirror.finish()
-    assert warnings == []
+    run.finish()
+    assert run.warnings == []
     assert steps(wandb_files(folder).rows) == [(5, False), (10, True)]
 
 
-def test_an_error_in_log_costs_no_row(
-    folder: Path, warnings: Warnings, wandb_files, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_log_costs_no_row(folder: Path, mirrored, wandb_files, monkeypatch: pytest.MonkeyPatch) -> None:
     log, fails = wandb.Run.log, [True]
 
     def flaky(self, *args, **kwargs) -> None:
@@ -243,85 +203,89 @@ def test_an_error_in_log_costs_no_row(
         log(self, *args, **kwargs)
 
     monkeypatch.setattr(wandb.Run, "log", flaky)
-    mirror = make(folder, warnings)
-    for row in (TRAIN, EVAL):
-        mirror.log(row)
-    mirror.finish()
-    assert warnings == ["W&B failed (Connection lost): going on offline."]
+    run = mirrored(folder)
+    run.log(TRAIN, EVAL)
+    run.finish()
+    assert run.warnings == ["W&B failed (Connection lost): going on offline."]
     assert steps(wandb_files(folder).rows) == [(5, False), (10, True)]
 
 
-def test_errors_without_end_are_given_up_and_counted(
-    folder: Path, warnings: Warnings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_without_end_are_given_up_and_counted(folder: Path, mirrored, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self, *args, **kwargs) -> None:
         raise ConnectionResetError
 
     monkeypatch.setattr(wandb.Run, "log", broken)
-    mirror = make(folder, warnings)
-    for row in (TRAIN, EVAL, LATER):
-        mirror.log(row)
-    assert "3 rows of the record are missing there." in mirror.finish()
-    assert [warning.rsplit(": ")[-1] for warning in warnings] == [
-        "going on offline.",
-        "giving it up; the record of the run is not affected.",
-    ]
+    run = mirrored(folder)
+    run.log(TRAIN, EVAL, LATER)
+    assert "but for the last 3 of 3 rows; send the run with `python scripts/wandb_resync.py" in run.finish()
+    assert run.warnings[-1].endswith("giving it up; the record of the run is whole.")
+    assert {warning.rsplit(": ")[-1] for warning in run.warnings[:-1]} == {"going on offline."}
 
 
-def test_a_folder_that_cannot_be_written_is_one_warning(folder: Path, warnings: Warnings) -> None:
-    mirror = make(folder / "missing", warnings)
-    mirror.log(TRAIN)
+def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    tracking, missing = TrackingConfig(wandb="offline"), tmp_path / "missing"
+    mirror = Mirror(missing, tracking, {}, variant="v", seed=0, name="n", warn=warnings.append)
+    mirror.update()
     assert mirror.finish() is None
     assert len(warnings) == 1
 
 
-def test_a_killed_wandb_core_is_replaced(folder: Path, warnings: Warnings, wandb_files) -> None:
-    mirror = make(folder, warnings)
-    mirror.log(TRAIN)
+def test_a_record_that_cannot_be_read_stops_the_mirror_only(folder: Path, mirrored) -> None:
+    run = mirrored(folder)
+    (folder / "record.jsonl").write_text("broken\n")
+    run.mirror.update()
+    assert "cannot be read" in run.finish()
+    (warning,) = run.warnings
+    assert warning.startswith(f"W&B is given up, as {folder} cannot be read (")
+
+
+def test_a_killed_wandb_core_is_replaced(folder: Path, mirrored, wandb_files) -> None:
+    run = mirrored(folder)
+    run.log(TRAIN)
     wait_for((folder / "wandb_logged").exists)
     (core,) = core_processes()
     os.kill(core, signal.SIGKILL)
-    time.sleep(0.2)
-    for row in (EVAL, LATER):
-        mirror.log(row)
-    assert "may be missing there" in mirror.finish()
-    assert len(warnings) == 1
+    wait_for(lambda: not core_processes())
+    run.log(EVAL, LATER)
+    run.finish()
+    assert len(run.warnings) == 1
     assert steps(wandb_files(folder).rows)[-2:] == [(10, True), (20, True)]
 
 
 def test_a_hanging_wandb_core_is_replaced_and_blocks_nobody(
-    folder: Path, warnings: Warnings, wandb_files, monkeypatch: pytest.MonkeyPatch
+    folder: Path, mirrored, wandb_files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror_module, "HANGS_AFTER", 1.0)
     wide = {"kind": "train", "epoch": 0.5, "sigma": [[5.0] * 16] * 24}
-    mirror = make(folder, warnings)
-    mirror.log({**wide, "step": 1})
+    run = mirrored(folder)
+    run.log({**wide, "step": 1})
     wait_for((folder / "wandb_logged").exists)
     (core,) = core_processes()
     os.kill(core, signal.SIGSTOP)
     step, slowest = 2, 0.0
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while core in core_processes():  # until the mirror has got rid of it
         before = time.monotonic()
         assert before < deadline
-        mirror.log({**wide, "step": step})
+        run.log({**wide, "step": step})
         slowest = max(slowest, time.monotonic() - before)
         step += 1
         time.sleep(0.002)
     assert slowest < 5.0  # it would have been for ever
-    mirror.log({**wide, "step": step})
-    assert "may be missing there" in mirror.finish()
+    run.log({**wide, "step": step})
+    run.finish()
     assert wandb_files(folder).rows[-1]["step"] == step
 
 
-def test_a_wandb_core_that_hangs_at_the_end_is_ended(folder: Path, warnings: Warnings) -> None:
-    mirror = make(folder, warnings)
-    mirror.log(TRAIN)
+def test_a_wandb_core_that_hangs_at_the_end_is_ended(folder: Path, mirrored) -> None:
+    run = mirrored(folder)
+    run.log(TRAIN)
     wait_for((folder / "wandb_logged").exists)
     (core,) = core_processes()
     os.kill(core, signal.SIGSTOP)
     before = time.monotonic()
-    assert "upload with" in mirror.finish(timeout=1.0)
-    assert time.monotonic() - before < 5.0
+    assert "send the run with" in run.finish(timeout=2.0)
+    assert time.monotonic() - before < 10.0
     assert core_processes() == []
-    assert len(warnings) == 1
+    assert len(run.warnings) == 1
