@@ -16,7 +16,7 @@ from conf.checks import check, fill_in
 from conf.errors import refuse_unknown, sentences
 from conf.schema import Config, plain, typed
 from gab import signals, slurm
-from gab.errors import Stopped, UserError
+from gab.errors import STOPPED, Stopped, UserError
 from gab.launch import launch
 from gab.models import build, variant
 from gab.processes import Processes, choose_device, count_processes, loader_options
@@ -67,9 +67,11 @@ def run(cfg: DictConfig) -> None:
         try:
             launch(train, (config, container, folder), count=processes, device=device)
         except Stopped as stopped:
-            if stopped.signal in signals.REQUEUE and slurm.own_job():
-                print(slurm.requeue(), file=sys.stderr, flush=True)  # last: SLURM ends the job at once
-            raise
+            if stopped.signal not in signals.REQUEUE or not slurm.own_job():
+                raise
+            print(signals.sentence(stopped), file=sys.stderr, flush=True)
+            print(slurm.requeue(), file=sys.stderr, flush=True)  # last: SLURM ends the job at once
+            raise SystemExit(STOPPED) from None
 
 
 def finished(folder: Path) -> bool:

@@ -38,7 +38,7 @@ def sentences() -> Iterator[None]:
     except LostProcess as error:
         _exit(f"error: {error}", LOST_PROCESS)
     except Stopped as stopped:
-        _exit(f"stopped by {signals.name(stopped.signal)} {stopped}: the same command goes on", STOPPED)
+        _exit(signals.sentence(stopped), STOPPED)
     except KeyboardInterrupt:
         _exit("\nstopped; a training run goes on from its last checkpoint by the same command", INTERRUPTED)
     except AssertionError as error:  # OmegaConf's, for KEY of SECTION.KEY=VALUE where the section is null

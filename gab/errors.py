@@ -25,6 +25,3 @@ class Stopped(Exception):
     def __init__(self, signal: int, where: str):
         super().__init__(signal, where)
         self.signal, self.where = signal, where
-
-    def __str__(self) -> str:
-        return self.where

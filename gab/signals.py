@@ -42,6 +42,11 @@ def name(number: int) -> str:
     return NAMES.get(signal.Signals(number), signal.Signals(number).name)
 
 
+def sentence(stopped: Stopped) -> str:
+    """What to say when a run has stopped."""
+    return f"stopped by {name(stopped.signal)} {stopped.where}: the same command goes on"
+
+
 def asked() -> int:
     """The number of the first signal that asked this run to stop, or 0."""
     return _run.asked

@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from sklearn.datasets import load_sample_images
 from conf.errors import sentences
 from data.config import DataConfig, WriteConfig
 from data.writer import write_split
+from gab.errors import LostProcess, Stopped, UserError
 
 ROOT = Path(__file__).parents[1]
 SMALL = [  # were it not refused, it would end soon
@@ -266,6 +268,24 @@ def test_in_a_child_process(command: Callable, tmp_path: Path) -> None:
     assert done.code == 2
     assert re.fullmatch(r"error: [^\n]*num_heads[^\n]+\n", done.err)
     assert not list(tmp_path.iterdir())
+
+
+ENDS = [
+    (UserError("lower optim.lr"), 2, "error: lower optim.lr\n"),
+    (LostProcess("process 1 was killed"), 3, "error: process 1 was killed\n"),
+    (
+        Stopped(signal.SIGUSR1, "at step 1,204, which is saved"),
+        75,
+        "stopped by SIGUSR1 (the job's time is nearly up) at step 1,204, which is saved: the same command goes on\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "code", "sentence"), ENDS, ids=["user", "lost", "stopped"])
+def test_every_end_has_its_sentence_and_code(error: Exception, code: int, sentence: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended, sentences():
+        raise error
+    assert (ended.value.code, capsys.readouterr().err) == (code, sentence)
 
 
 def test_ctrl_c_is_a_sentence(capsys) -> None:

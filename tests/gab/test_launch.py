@@ -91,6 +91,24 @@ def test_killed(start: Callable, given: bool, rank: int) -> None:
     ), said
 
 
+def be_killed_with_a_worker(processes: Processes) -> None:
+    """A worker of a loader holds all lines of its process open, and lives on for a while."""
+    meet(processes)
+    if processes.rank == 1:
+        if not os.fork():
+            time.sleep(5)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    wait_for_the_others(processes)
+
+
+@BOTH
+def test_killed_before_its_workers(start: Callable, given: bool) -> None:
+    started = start(be_killed_with_a_worker, given=given)
+    assert started[0].wait() == 3
+    assert re.search(rf"error: {WHO.format(1)} was killed at step 1,204", started[0].text), started[0].text
+
+
 def be_stopped(processes: Processes, rank: int) -> None:
     meet(processes)
     if processes.rank == rank:
@@ -326,7 +344,7 @@ def family(parent: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
 def test_signal_while_processes_import(script: subprocess.Popen, number: signal.Signals) -> None:
     os.killpg(script.pid, number)
     said, _ = script.communicate(timeout=300)
