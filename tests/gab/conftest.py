@@ -23,6 +23,7 @@ class Forked:
 
     def __init__(self, work: Callable[[], Any], output: Path):
         self.output = output
+        self.code: int | None = None
         self.pid = os.fork()
         if not self.pid:
             self._run(work)
@@ -44,16 +45,21 @@ class Forked:
         finally:
             os._exit(code)
 
-    def wait(self) -> int:
-        """Its exit code, negative for a signal."""
-        deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline:
+    def ended(self) -> bool:
+        """Whether it has; then `code` is its exit code, negative for a signal."""
+        if self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.pid = 0
-                return os.waitstatus_to_exitcode(status)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code is not None
+
+    def wait(self) -> int:
+        """Its exit code."""
+        deadline = time.monotonic() + TIMEOUT
+        while not self.ended():
+            assert time.monotonic() < deadline, f"no end: {self.text}"
             time.sleep(0.02)
-        raise AssertionError(f"no end: {self.text}")
+        assert self.code is not None
+        return self.code
 
     def wait_for(self, text: str, times: int = 1) -> None:
         """Return when it has printed `text` so often."""
@@ -67,10 +73,9 @@ class Forked:
         return self.output.read_text() if self.output.exists() else ""
 
     def kill(self) -> None:
-        if self.pid:
+        if not self.ended():
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-            self.pid = 0
+            self.wait()
 
 
 Starter = Callable[..., list[Forked]]

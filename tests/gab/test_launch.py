@@ -262,6 +262,9 @@ def test_stop_of_given_processes(start: Callable, rank: int) -> None:
     for one in started:
         one.wait_for("is process")
     os.kill(started[rank].pid, signal.SIGUSR1)
+    while not second.ended():
+        time.sleep(0.01)
+    assert first.ended()
     assert first.wait() == 75
     assert second.wait() == 75
     assert first.text.endswith(f"rank 0 saved\n{STOPS[signal.SIGUSR1]}: the same command goes on\n")
@@ -296,6 +299,7 @@ def test_second_interrupt_ends_at_once(start: Callable, group: bool) -> None:
     send(run.pid, signal.SIGINT)
     assert run.wait() == 130
     assert all(gone(pid) for pid in pids(run).values())
+    assert run.text.count("Ctrl-C") == 1
 
 
 # -- what only a fresh interpreter shows -------------------------------------------------------------------------------
