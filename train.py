@@ -257,5 +257,7 @@ def summary(folder: Path, scores: dict[str, float], drawn: list[Path]) -> str:
 
 
 if __name__ == "__main__":
+    from train import main  # by its name: Hydra's submitit launcher sends it to other machines
+
     with sentences():
         main()
