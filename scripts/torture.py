@@ -53,7 +53,8 @@ WISHES = {STARTING: 1, RESUMING: 1, TRAINING: 3, WRITING: 3, EVALUATING: 1, CLOS
 LINGER = {RESUMING: 0.3, TRAINING: 1.5, WRITING: 0.01, EVALUATING: 0.1, CLOSING: 0.5}  # seconds in it, at most
 FRESH = 0.1  # share of the starts that are made by the command; the others are forks, which need not import anything
 LATE = 0.8  # share of the epochs after which a kill may wait for the end
-PATIENCE = 120.0  # seconds for a signal to end all, and for a run to come to the next phase
+PATIENCE = 300.0  # seconds for a run to come to its next phase, on a machine that has more to do
+END = 120.0  # seconds for a signal to end all processes
 SRUN = 2.0  # seconds after which srun or torchrun end those that wait for a process that died before it came
 
 
@@ -97,7 +98,7 @@ class Torture:
         folder = self._next()
         began = time.monotonic()
         undisturbed = self._start(folder, fresh=True)
-        undisturbed.wait(PATIENCE * 5)
+        undisturbed.wait(5 * PATIENCE)
         self._expect(undisturbed.codes() == [0], f"the undisturbed run ended with {undisturbed.codes()}")
         print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)
         while len(self.kills) < kills and not self.faults:
@@ -120,10 +121,11 @@ class Torture:
             victim = self._start(folder, fresh=self.random.random() < FRESH)
             try:
                 kill = self._kill(victim) if len(self.kills) < kills else None
-                ended = victim.wait(PATIENCE if kill else PATIENCE * 5)
-                self._expect(ended, f"processes {victim.left()} are left {PATIENCE:g} s after {kill or 'their start'}")
+                if not victim.wait(END if kill else 5 * PATIENCE):
+                    raise TimeoutError(f"processes {victim.left()} are left after {kill or 'their start'}")
             except TimeoutError as error:
-                self._expect(False, f"{folder.name}: {error}")
+                self._expect(False, f"{folder.name}: {error}; log.txt ends with what they were doing")
+                victim.tell()
             finally:
                 victim.destroy()
             if kill is None:
@@ -148,7 +150,7 @@ class Torture:
         self.kills.append(kill)
         if phase == STARTING and self.count > 1 and not victim.fresh and not victim.wait(SRUN):
             victim.destroy()
-        victim.wait(PATIENCE)
+        victim.wait(END)
         kill.codes, kill.seconds = victim.codes(), time.monotonic() - began
         print(f"{victim.folder.name} {len(self.kills):4}  {kill}", flush=True)
         finished = last_row(victim.folder).get("kind") == "end"

@@ -1,6 +1,7 @@
 """A start of a run that is there to be killed: its processes, what it is doing, and how it ends."""
 
 import contextlib
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -40,7 +41,10 @@ class Victim:
         if fresh:
             command = [sys.executable, TRAIN, *overrides, f"run.processes={count}"]
             with log.open("ab") as file:
-                self._command = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT, start_new_session=True)
+                telling = {**os.environ, "PYTHONFAULTHANDLER": "1"}
+                self._command = subprocess.Popen(
+                    command, stdout=file, stderr=file, cwd=ROOT, env=telling, start_new_session=True
+                )
             self.leaders = [self._command.pid]
             return
         fork = multiprocessing.get_context("fork")
@@ -94,7 +98,9 @@ class Victim:
             if self.ended():
                 return False
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the run has not come to {phase!r} within {limit:g} s")
+                raise TimeoutError(
+                    f"a {'fresh' if self.fresh else 'forked'} start did not come to {phase!r} in {limit:g} s"
+                )
             time.sleep(GLANCE)
         return True
 
@@ -132,6 +138,12 @@ class Victim:
             time.sleep(0.01)
         return True
 
+    def tell(self) -> None:
+        """Have every process print where its threads are, and end."""
+        for pid in self.left():
+            self.send(signal.SIGABRT, pid)
+        self.wait(10)
+
     def destroy(self) -> None:
         """Leave nothing behind."""
         for pid in self.left():
@@ -152,8 +164,9 @@ def _train(overrides: list[str], environment: dict[str, str], log: Path) -> None
     os.environ.update(environment)
     os.chdir(ROOT)
     with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    faulthandler.enable(2)
     sys.argv = [TRAIN, *overrides]
     runpy.run_path(TRAIN, run_name="__main__")
 

@@ -63,7 +63,7 @@ def test_phases_are_seen_from_outside(sleeper: Victim) -> None:
         assert sleeper.reaches(phase, 0)
     part.touch()
     assert sleeper.phase() == WRITING
-    with pytest.raises(TimeoutError, match="has not come to 'training'"):
+    with pytest.raises(TimeoutError, match="did not come to 'training'"):
         sleeper.reaches(TRAINING, 0.05)
 
 
