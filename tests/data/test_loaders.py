@@ -131,6 +131,17 @@ def test_a_dead_worker_raises(torch_data):
         list(iterator)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_all_processes_ends_no_worker(torch_data, number):
+    """SLURM's go to every process of a job; whether the run stops, and when, is for its own processes to say."""
+    batches = open_train(torch_data, batch_size=2, seed=SEED, workers=1)
+    iterator = batches.epoch(0)
+    next(iterator)
+    os.kill(batches.decoder.loader.loader._iterator._workers[0].pid, number)
+    assert len(list(iterator)) == batches.steps_per_epoch - 1
+    batches.close()
+
+
 @needs_ffcv
 def test_both_loaders_agree(ffcv_train, torch_train):
     """Equal order, boxes and flips; equal pixels where the file's JPEG bytes are the original ones."""
