@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from gab.errors import STOPPED, UserError
 from scripts.slurm.plan import ROOT, Plan
 
 BATCH = ROOT / "scripts" / "slurm" / "train.sbatch"
+OF_SLURM = r"srun: |slurmstepd: error: \*\*\*|/\S+/slurm_script: line"  # lines that only say that something ended
 PATIENCE = 60  # seconds for an answer of SLURM
 CPUS_PER_GPU = 8  # to decode images
 
@@ -165,14 +167,12 @@ def standing(plan: Plan, what: str, queue: dict[str, str]) -> Standing:
 
 
 def last_line(log: Path) -> str:
-    """The last words of a log, without those of srun, which only repeat that something ended."""
+    """The last words of a run's log, rather than SLURM's about it."""
     try:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:
         return f"no log (see the sweep's folder or {log.parent})"
-    told = [
-        line.strip() for line in lines if line.strip() and not line.startswith(("srun: ", "slurmstepd: error: ***"))
-    ]
+    told = [line.strip() for line in lines if line.strip() and not re.match(OF_SLURM, line)]
     return told[-1] if told else "its log is empty"
 
 

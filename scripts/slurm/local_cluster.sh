@@ -86,7 +86,8 @@ DefMemPerCPU=100
 GresTypes=gpu
 # Quick where real clusters are patient.
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=2
-KillWait=10
+KillWait=60
+MinJobAge=86400
 ReturnToService=2
 PropagateResourceLimits=NONE
 PartitionName=all Nodes=${NODES// /,} Default=YES MaxTime=INFINITE State=UP

@@ -133,7 +133,14 @@ def test_how_a_run_stands(run: Plan) -> None:
     assert standing(run, "train", {"7_1": "RUNNING"}) == jobs.Standing("running", "starts (job 7_1)")
     write(run, "record.jsonl", row(kind="train", epoch=1.25))
     assert standing(run, "train", {"7_1": "RUNNING"}) == jobs.Standing("running", "at epoch 1.25 of 2 (job 7_1)")
-    write(run, "slurm/train.log", "started\nerror: the disk is full\nsrun: error: n1: task 0: Exited with code 2\n\n")
+    told = [
+        "started",
+        "error: the disk is full",
+        "srun: error: n1: task 0: Exited",
+        "",
+        "/spool/slurm_script: line 6: Killed",
+    ]
+    write(run, "slurm/train.log", "\n".join(told))
     words = standing(run, "train", {}).detail
     assert words == "at epoch 1.25 of 2 (killed, or its node failed): error: the disk is full"
     write(run, "slurm/train.exit", "6_1 75\n")  # of an earlier job
