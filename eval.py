@@ -19,11 +19,11 @@ from conf.schema import EvaluateConfig, data_from, model_from, plain, typed
 from data.config import DataConfig
 from gab.augment import normalize
 from gab.config import ModelConfig, TimmConfig
+from gab.distributed.launch import launch
+from gab.distributed.processes import Processes, choose_device, count_processes, loader_options
 from gab.errors import UserError
 from gab.evaluators import Scores, predict, score, write_per_class
-from gab.launch import launch
 from gab.models import build, variant
-from gab.processes import Processes, choose_device, count_processes, loader_options
 from gab.training import checkpoint
 from gab.training.state import load_weights
 
@@ -41,9 +41,17 @@ def run(cfg: DictConfig) -> None:
     config: EvaluateConfig = typed(cfg)
     check_evaluation(config)
     if config.data is None:
-        config.data = data_from(checkpoint.load(Path(str(config.checkpoint)))["config"]["data"])
+        config.data = data_of(checkpoint.load(Path(str(config.checkpoint))))
     device = choose_device(config.run.device)
     launch(evaluate, (config,), count=count_processes(config.run.processes, device), device=device)
+
+
+def data_of(stored: dict[str, Any]) -> DataConfig:
+    """The data set that a checkpoint was trained on; a staged copy of it only where there is such a place."""
+    config = data_from(stored["config"]["data"])
+    if config.stage and not Path(config.stage).expanduser().is_dir():
+        config.stage = None  # the disk of a job that is over
+    return config
 
 
 def evaluate(processes: Processes, config: EvaluateConfig) -> None:

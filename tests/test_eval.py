@@ -10,6 +10,7 @@ import pytest
 from omegaconf import DictConfig
 
 import eval as evaluation
+from conf.schema import plain
 
 Run = Callable[..., Path]
 
@@ -74,3 +75,10 @@ def test_timm_model_by_name(config, tmp_path: Path) -> None:
     stored = scores(tmp_path / "out")
     assert stored["model"] == "vit_tiny_patch16_224"
     assert stored["scores"]["raw"]["images"] == 360
+
+
+def test_a_stage_that_is_gone_is_not_used(config, tmp_path: Path) -> None:
+    """A job's own disk, as SLURM_TMPDIR names one, does not outlive the job."""
+    for stage, used in ((tmp_path, str(tmp_path)), (tmp_path / "gone", None)):
+        stored = {"config": plain(config("data=digits", f"data.stage={stage}"))}
+        assert evaluation.data_of(stored).stage == used

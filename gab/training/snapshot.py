@@ -29,7 +29,7 @@ def take(root: Path, run: Path) -> str:
         UserError: it cannot be written.
     """
     code = run / FOLDER
-    if code.is_dir() and any(run.glob("checkpoints/*.pt")):
+    if code.is_dir() and begun(run):
         return f"{run} goes on with the code that it began with; to take the code as it is now, delete {code}"
     aside = run / f".{FOLDER}.part"
     try:
@@ -45,6 +45,11 @@ def take(root: Path, run: Path) -> str:
         ) from error
     left_out = f", without {', '.join(large)}, as code is smaller than {LARGEST // 2**20} MB" if large else ""
     return f"{code} holds the code and configs as they are now{left_out}"
+
+
+def begun(run: Path) -> bool:
+    """Whether the run has a checkpoint: what came before it is not worth keeping the code for."""
+    return any(run.glob("checkpoints/*.pt"))
 
 
 def _copy(root: Path, target: Path, leave_out: Path) -> list[str]:

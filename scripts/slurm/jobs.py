@@ -31,13 +31,14 @@ class Resources:
     def of(cls, given: list[str], *, cpu_only: bool, pack: int = 1) -> "Resources":
         """What `given` asks for; `pack` runs share a node, with a GPU each."""
         parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-        parser.add_argument("--nodes", "-N", default=os.environ.get("SBATCH_NODES", "1"))
+        parser.add_argument("--nodes", "-N", default="1")
         parser.add_argument("--ntasks-per-node")
         parser.add_argument("--gpus-per-node", default=os.environ.get("SBATCH_GPUS_PER_NODE"))
         parser.add_argument("--gres", default=os.environ.get("SBATCH_GRES"))
         parser.add_argument("--cpus-per-task", "-c")
         parser.add_argument("--cpus-per-gpu", default=os.environ.get("SBATCH_CPUS_PER_GPU"))
         known, _ = parser.parse_known_args(given)
+        refuse_totals(given)
         added = []
         counted = known.gpus_per_node or (known.gres if "gpu" in (known.gres or "") else None)
         if counted is None and not cpu_only:
@@ -50,6 +51,16 @@ class Resources:
         if gpus and not (known.cpus_per_task or known.cpus_per_gpu):
             added.append(f"--cpus-per-task={CPUS_PER_GPU}")
         return cls((*added, *given), _last_number(known.nodes), gpus, tasks)
+
+
+def refuse_totals(given: list[str]) -> None:
+    """Raises UserError for what SLURM would spread over nodes as it likes, while each process must know its place."""
+    better = dict.fromkeys(("--ntasks", "-n"), "--ntasks-per-node")
+    better |= dict.fromkeys(("--gpus", "-G", "--gpus-per-task"), "--gpus-per-node")
+    for word in given:
+        name = word.partition("=")[0]
+        if name in better:
+            raise UserError(f"{word} leaves open what each node has: take --nodes=NUMBER and {better[name]}=NUMBER")
 
 
 def _last_number(text: str) -> int:

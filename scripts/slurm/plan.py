@@ -117,9 +117,11 @@ _sizes: dict[str, int] = {}  # training images, by the data section: the cells o
 
 
 def prepare(plans: list[Plan]) -> None:
-    """Give every run its folder and its copy of the code; says so."""
+    """Give every run its folder and its copy of the code; says which go on with the code that they have."""
     for each in plans:
-        print(snapshot.take(ROOT, each.folder))
+        said = snapshot.take(ROOT, each.folder)
+        if len(plans) == 1 or snapshot.begun(each.folder):
+            print(said)
         (each.folder / "slurm").mkdir(exist_ok=True)
 
 

@@ -122,6 +122,8 @@ class Sweep:
             self.array("eval", wanted, [*alone, after, "--kill-on-invalid-dep=yes"])
             ended = [each for each in self.plans if standing(each, "train", queue).state == "done"]
             left = [each for each in ended if standing(each, "eval", queue).wanted]
+            if not self.given.dry_run:
+                prepare([each for each in left if not (each.folder / snapshot.FOLDER).is_dir()])  # trained by hand
             self.array("eval", left, alone)
         if self.given.compare:
             self.compare()

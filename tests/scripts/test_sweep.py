@@ -66,6 +66,14 @@ def test_without_gpus_none_are_asked_for_and_packed_runs_get_one_each() -> None:
         Resources.of(["--nodes=2-4"], cpu_only=True)
 
 
+@pytest.mark.parametrize("word", ["--gpus=8", "-G", "--ntasks=4", "--gpus-per-task=1"])
+def test_totals_are_refused(word: str) -> None:
+    with pytest.raises(
+        UserError, match=f"{word} leaves open what each node has: take --nodes=NUMBER and --.*-per-node"
+    ):
+        Resources.of([word], cpu_only=False)
+
+
 def test_words_are_parted_into_options_and_overrides() -> None:
     words = ["-p", "gpu", "--nodes=2", "model=vit_s16", "--time", "1:00", "~debug", "--exclusive", "seed=0"]
     options = ["-p", "gpu", "--nodes=2", "--time", "1:00", "--exclusive"]
