@@ -15,11 +15,11 @@ import data
 from conf.checks import check, fill_in
 from conf.errors import refuse_unknown, sentences
 from conf.schema import Config, plain, typed
-from gab import signals, slurm
+from gab.distributed import signals, slurm
+from gab.distributed.launch import launch
+from gab.distributed.processes import Processes, choose_device, count_processes, loader_options
 from gab.errors import STOPPED, Stopped, UserError
-from gab.launch import launch
 from gab.models import build, variant
-from gab.processes import Processes, choose_device, count_processes, loader_options
 from gab.tracking import figures, provenance
 from gab.tracking.observer import Observer
 from gab.tracking.record import read

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.schema import NETWORKS, Config, EvaluateConfig
 from data.config import DataConfig
 from data.errors import DataError
-from gab import signals
+from gab.distributed import signals
 from gab.errors import INTERRUPTED, LOST_PROCESS, STOPPED, USER_ERROR, LostProcess, Stopped, UserError
 
 ROOT = Path(__file__).parent

@@ -29,9 +29,9 @@ from conf.schema import Config, plain, typed  # noqa: E402
 from data import files  # noqa: E402
 from data.config import DataConfig  # noqa: E402
 from data.writer import write_split  # noqa: E402
-from gab.launch import launch  # noqa: E402
+from gab.distributed.launch import launch  # noqa: E402
+from gab.distributed.processes import Processes, choose_device, count_processes, loader_options  # noqa: E402
 from gab.models import variant  # noqa: E402
-from gab.processes import Processes, choose_device, count_processes, loader_options  # noqa: E402
 from scripts.cluster import disks, loading, network, node, training  # noqa: E402
 from scripts.cluster.findings import Findings  # noqa: E402
 from scripts.cluster.table import report  # noqa: E402

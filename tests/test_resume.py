@@ -12,7 +12,7 @@ import torch
 
 import data
 import train
-from gab import signals
+from gab.distributed import signals
 from gab.errors import Stopped, UserError
 from gab.training.checkpoint_store import CheckpointStore
 from scripts.same_bits import differences

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gab.processes import Processes
+from gab.distributed.processes import Processes
 
 
 class Batches(Protocol):

@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from gab.processes import Processes
+from gab.distributed.processes import Processes
 
 
 class Agreement:

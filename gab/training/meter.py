@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gab.processes import Processes
+from gab.distributed.processes import Processes
 
 
 class Meter:

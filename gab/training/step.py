@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gab.augment import Augment, mixed_cross_entropy
+from gab.distributed.processes import Processes
 from gab.models.stochastic import Keys
-from gab.processes import Processes
 from gab.random import hash_key
 from gab.training.state import TrainState
 

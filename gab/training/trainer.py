@@ -13,13 +13,13 @@ from timm.utils import ModelEmaV3, distribute_bn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gab import signals
 from gab.augment import Augment, normalize
+from gab.distributed import signals
+from gab.distributed.processes import Processes
 from gab.errors import Stopped, UserError
 from gab.evaluators import Predictions, predict, score
 from gab.models import gaussians
 from gab.models.stochastic import Keys, attach_keys
-from gab.processes import Processes
 from gab.training.agreement import Agreement
 from gab.training.checkpoint_store import CheckpointStore
 from gab.training.digest import weights_digest

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gab.processes import Processes
+from gab.distributed.processes import Processes
 
 CHUNK = 1 << 24  # bytes
 

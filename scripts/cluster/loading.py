@@ -12,7 +12,7 @@ from PIL import Image
 
 from data import open_train
 from data.config import DataConfig
-from gab.processes import Processes, loader_options
+from gab.distributed.processes import Processes, loader_options
 
 SIZE = (500, 375)  # pixels, the commonest of ImageNet
 DIFFERENT = 16  # photos; the others are their copies, which takes as long to decode

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gab.processes import Processes
+from gab.distributed.processes import Processes
 
 Groups = dict[int, Any]  # number of processes: the group of the first so many; None where there is one alone
 MB = 10**6

@@ -9,8 +9,8 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from conf.schema import Config
+from gab.distributed.processes import Processes
 from gab.models import build
-from gab.processes import Processes
 from gab.training.trainer import Trainer
 from scripts.cluster.network import Groups, synchronize
 

@@ -16,7 +16,7 @@ from data import beton, disk, files, stage
 from data.config import DataConfig
 from data.errors import DataError
 from data.writer import write_split
-from gab import signals
+from gab.distributed import signals
 from gab.errors import Stopped
 
 AGAIN = "python scripts/write_beton.py data=folder --force"

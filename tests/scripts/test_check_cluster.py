@@ -12,7 +12,7 @@ import pytest
 
 from data import files
 from data.config import DataConfig
-from gab.processes import Processes
+from gab.distributed.processes import Processes
 from scripts.check_cluster import Effort, images, main
 from scripts.cluster import disks, loading, network, node
 from scripts.cluster.disks import Disks

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gab.distributed.launch import launch
+from gab.distributed.processes import Processes
 from gab.evaluators import Predictions, predict, score
 from gab.evaluators.accuracy import write_per_class
-from gab.launch import launch
-from gab.processes import Processes
 
 CLASSES = 7
 

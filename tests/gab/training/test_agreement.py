@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from gab.launch import launch
-from gab.processes import Processes
+from gab.distributed.launch import launch
+from gab.distributed.processes import Processes
 from gab.training.agreement import Agreement
 
 

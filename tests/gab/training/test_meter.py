@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gab.launch import launch
-from gab.processes import Processes
+from gab.distributed.launch import launch
+from gab.distributed.processes import Processes
 from gab.training.meter import Meter
 
 

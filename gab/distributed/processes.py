@@ -11,8 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from gab.distributed.heartbeat import LIMITS, Heartbeat
 from gab.errors import UserError
-from gab.heartbeat import LIMITS, Heartbeat
 
 # How long a collective waits. The heartbeat judges long before, and says which process is to blame.
 PATIENCE = timedelta(seconds=2 * max(LIMITS.values()))

@@ -17,10 +17,10 @@ from dataclasses import asdict, replace
 
 import torch.distributed as dist
 
+from gab.distributed.heartbeat import Heartbeat, Progress, waits_for_others
+from gab.distributed.verdict import Member, Report, Verdict, hung, killed, of_error, silent
+from gab.distributed.wire import Wire
 from gab.errors import LOST_PROCESS, STOPPED, USER_ERROR
-from gab.heartbeat import Heartbeat, Progress, waits_for_others
-from gab.verdict import Member, Report, Verdict, hung, killed, of_error, silent
-from gab.wire import Wire
 
 INTERVAL = 1.0  # seconds between two reports
 SILENCE = 30.0  # seconds without a report

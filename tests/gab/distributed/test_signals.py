@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gab import signals
+from gab.distributed import signals
 from gab.errors import Stopped
 
 send = signal.raise_signal

@@ -22,14 +22,14 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 
-from gab import signals
+from gab.distributed import signals
+from gab.distributed.heartbeat import Heartbeat
+from gab.distributed.processes import Ranks, given_ranks, join
+from gab.distributed.slurm import meeting_point
+from gab.distributed.verdict import Member, Report, Verdict, of_error
+from gab.distributed.watch import GRACE, STOPPING, Watch
+from gab.distributed.wire import connect
 from gab.errors import INTERRUPTED, LOST_PROCESS, STOPPED, UserError
-from gab.heartbeat import Heartbeat
-from gab.processes import Ranks, given_ranks, join
-from gab.slurm import meeting_point
-from gab.verdict import Member, Report, Verdict, of_error
-from gab.watch import GRACE, STOPPING, Watch
-from gab.wire import connect
 
 MEETING = timedelta(minutes=10)  # for all processes of the run to come to the meeting point
 HERE = "127.0.0.1"
@@ -47,7 +47,7 @@ def launch(work: Work, args: tuple[Any, ...], *, count: int, device: str) -> Non
 
     Raises:
         UserError: what any of the processes found wrong.
-        Stopped: a signal asked for it (`gab.signals`), and the work has stopped.
+        Stopped: a signal asked for it (`gab.distributed.signals`), and the work has stopped.
         LostProcess: a process died or hung, or ended by an exception, whose traceback it has printed.
     """
     given = given_ranks() or Ranks()

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import pytest
 import torch.distributed as dist
 
-from gab import wire
+from gab.distributed import wire
+from gab.distributed.verdict import Member
+from gab.distributed.wire import Wire, connect
 from gab.errors import UserError
-from gab.verdict import Member
-from gab.wire import Wire, connect
 
 HERE = "127.0.0.1"
 MEMBERS = [Member(rank, 3, "n1", 100 + rank) for rank in range(3)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gab import slurm
+from gab.distributed import slurm
 from gab.errors import UserError
 
 

@@ -3,9 +3,9 @@ import os
 import pytest
 import torch
 
-from gab import processes
+from gab.distributed import processes
+from gab.distributed.processes import Ranks, choose_device, count_processes, given_ranks
 from gab.errors import UserError
-from gab.processes import Ranks, choose_device, count_processes, given_ranks
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 

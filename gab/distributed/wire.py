@@ -10,8 +10,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from gab.distributed.verdict import Member
 from gab.errors import UserError
-from gab.verdict import Member
 
 CONNECT = 60.0  # seconds in which all processes of the run must be connected
 _open: "weakref.WeakSet[Wire]" = weakref.WeakSet()

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from gab import heartbeat
-from gab.heartbeat import LIMITS, Heartbeat, Progress
-from gab.processes import PATIENCE
+from gab.distributed import heartbeat
+from gab.distributed.heartbeat import LIMITS, Heartbeat, Progress
+from gab.distributed.processes import PATIENCE
 
 
 @pytest.fixture

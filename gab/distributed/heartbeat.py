@@ -7,7 +7,7 @@ import sysconfig
 import threading
 from types import FrameType
 
-from gab.verdict import Report
+from gab.distributed.verdict import Report
 
 LIMITS = {  # seconds without progress
     "starting": 3600.0,  # one process of a node may copy the data while the others wait
@@ -26,7 +26,7 @@ _LIBRARIES = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib"
 
 
 class Heartbeat:
-    """Where the main thread is. In a run of several processes a thread tells it to the first one (`gab.watch`)."""
+    """Where the main thread is. In a run of several processes a thread tells it to the first one (see `watch`)."""
 
     def __init__(self) -> None:
         self.now: tuple[str, int | None, int] = ("starting", None, 0)  # phase, step, calls: replaced as a whole

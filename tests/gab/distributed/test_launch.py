@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from gab import heartbeat, signals
+from gab.distributed import heartbeat, signals
+from gab.distributed.processes import Processes
 from gab.errors import Stopped, UserError
-from gab.processes import Processes
 
 BOTH = pytest.mark.parametrize("given", [False, True], ids=["started", "given"])
 WHO = r"process {} of 2 \(host \S+, pid \d+\)"
@@ -200,7 +200,7 @@ def test_exception(start: Callable, given: bool, rank: int) -> None:
 
 
 def test_killed_before_it_could_speak(start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gab.launch._die_with", lambda parent: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr("gab.distributed.launch._die_with", lambda parent: os.kill(os.getpid(), signal.SIGKILL))
     (run,) = start(work_well)
     assert run.wait() == 3
     assert re.search(rf"error: {WHO.format(0)} ended by SIGKILL, perhaps out of memory", run.text)
@@ -306,7 +306,7 @@ def test_second_interrupt_ends_at_once(start: Callable, group: bool) -> None:
 
 SCRIPT = """
 from conf.errors import sentences
-from gab.launch import launch
+from gab.distributed.launch import launch
 
 
 def work(processes):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from conf.errors import sentences
-from gab import launch, watch
+from gab.distributed import launch, watch
 
 TIMEOUT = 120  # seconds for what takes one or two
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gab.verdict import Member, Report, hung, killed
+from gab.distributed.verdict import Member, Report, hung, killed
 
 MEMBERS = [Member(rank, 3, f"n{rank}", 100 + rank) for rank in range(3)]
 ON_TIME = Report("training", 5)
