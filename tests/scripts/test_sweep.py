@@ -184,3 +184,22 @@ def test_comparison_is_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"not come to its end: {tmp_path}/d" in capsys.readouterr().out
     with pytest.raises(UserError, match="nothing to compare"):
         compare.main(tmp_path / "out", [tmp_path / "d"])
+
+
+def test_without_slurm_one_is_sent_to_a_login_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="there is no squeue here: run this on a login node"):
+        jobs.queued()
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [("exec sleep 60", "squeue gave no answer in 0.5 s"), ("echo down >&2; exit 1", "squeue refused: down ")],
+)
+def test_a_controller_that_is_down(script: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "squeue").write_text(f"#!/bin/bash\n{script}\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(jobs, "PATIENCE", 0.5)
+    with pytest.raises(UserError, match=message):
+        jobs.queued()
