@@ -82,12 +82,11 @@ Starter = Callable[..., list[Forked]]
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(forking: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """A heartbeat that judges within seconds."""
     for name, seconds in {"INTERVAL": 0.1, "SILENCE": 2.0, "GRACE": 1.0}.items():
         monkeypatch.setattr(watch, name, seconds)
     monkeypatch.setattr(launch, "GRACE", 2.0)
-    monkeypatch.setattr(launch, "START", "fork")
 
 
 @pytest.fixture

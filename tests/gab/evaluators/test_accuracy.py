@@ -50,7 +50,7 @@ def work(processes: Processes, out: Path) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_every_image_once(processes: int, tmp_path: Path) -> None:
+def test_every_image_once(processes: int, forking: None, tmp_path: Path) -> None:
     """Eleven images leave shorter last batches, two leave a process of three without any."""
     launch(work, (tmp_path,), count=processes, device="cpu")
     for images in (2, 11):

@@ -19,7 +19,7 @@ def work(processes: Processes, folder: Path) -> None:
     (folder / str(processes.rank)).write_text(repr(answers))
 
 
-def test_what_one_wishes_all_know_one_call_later(tmp_path: Path) -> None:
+def test_what_one_wishes_all_know_one_call_later(forking: None, tmp_path: Path) -> None:
     launch(work, (tmp_path,), count=3, device="cpu")
     expected = [(0, 0), (0, 0), (0, 0), (10, 0), (0, 0), (12, 1), (0, 0)]
     assert {path.read_text() for path in tmp_path.iterdir()} == {repr(expected)}

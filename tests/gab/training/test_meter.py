@@ -68,7 +68,7 @@ def resumed(processes: Processes, folder: Path, state: dict) -> None:
     (folder / str(processes.rank)).write_text(repr(loss))
 
 
-def test_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+def test_goes_on_with_another_number_of_processes(forking: None, tmp_path: Path) -> None:
     """Two steps of one process, then two of two processes, one loss of which is left out."""
     one = Meter(Processes())
     fill(one, [1.0, 3.0])

@@ -1,0 +1,11 @@
+"""What tests of several processes share."""
+
+import pytest
+
+from gab.distributed import launch
+
+
+@pytest.fixture
+def forking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that `launch` starts are forked, which takes no time; they must not call backward."""
+    monkeypatch.setattr(launch, "START", "fork")
