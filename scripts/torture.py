@@ -180,7 +180,7 @@ class Torture:
         found = differences(undisturbed, killed)
         for line in found[:10]:
             self._expect(False, f"{killed.name} differs: {line}")
-        parts = [path.name for path in killed.rglob("*") if path.suffix == ".part" or path.name.startswith("lock.")]
+        parts = [path.name for path in killed.rglob("*.part")]
         self._expect(not parts, f"{killed.name} has left {', '.join(parts)}")
         print(f"{killed.name}: {'DIFFERS' if found else 'equal in every bit'}", flush=True)
 

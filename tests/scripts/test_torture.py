@@ -85,9 +85,9 @@ def test_differences_and_leftovers_are_faults(tmp_path: Path) -> None:
     assert torture.faults == []
     torture._compare(one, make(tmp_path / "other", loss=2.5))
     assert torture.faults == ["other differs: record.jsonl 0 loss: 2.0 and 2.5"]
-    (tmp_path / "same" / "lock.2").touch()
+    (tmp_path / "same" / "checkpoints" / ".last.pt.part").touch()
     torture._compare(one, tmp_path / "same")
-    assert torture.faults[1:] == ["same has left lock.2"]
+    assert torture.faults[1:] == ["same has left .last.pt.part"]
 
 
 def test_promised_exit_codes() -> None:
