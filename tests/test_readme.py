@@ -1,4 +1,4 @@
-"""What README.md says of names, settings, files and sizes is true."""
+"""What README.md and docs/clusters.md say of names, settings, files and sizes is true."""
 
 import re
 from pathlib import Path
@@ -12,19 +12,20 @@ from gab.models import build
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+BOTH = README + (ROOT / "docs" / "clusters.md").read_text()
 SECTIONS = ("model", "data", "augment", "optim", "train", "run", "checkpoint", "tracking", "eval")
 MODELS = re.findall(r"^\| `(\w+)` \| .*? \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, re.MULTILINE)
 SMALL = [row for row in MODELS if row[0] in ("vit_t16", "vit_s16", "deit_t16", "deit_s16")]
 
 
 def test_settings_exist() -> None:
-    named = set(re.findall(rf"(?:^|[\s`])((?:{'|'.join(SECTIONS)})\.(?!py`)[\w.]+)(?==|`)", README, re.MULTILINE))
+    named = set(re.findall(rf"(?:^|[\s`])((?:{'|'.join(SECTIONS)})\.(?!py`)[\w.]+)(?==|`)", BOTH, re.MULTILINE))
     assert len(named) > 50
     assert named - set(known_keys()) == set()
 
 
 def test_choices_of_groups_exist() -> None:
-    named = re.findall(r"(?:^|[\s`])(model|data|augment|debug)=([\w,]+)", README, re.MULTILINE)
+    named = re.findall(r"(?:^|[\s`])(model|data|augment|debug)=([\w,]+)", BOTH, re.MULTILINE)
     chosen = {(group, name) for group, names in named for name in names.split(",") if name != "NAME"}
     assert len(chosen) > 8
     assert [choice for choice in chosen if not (ROOT / "conf" / choice[0] / f"{choice[1]}.yaml").is_file()] == []
@@ -32,8 +33,8 @@ def test_choices_of_groups_exist() -> None:
 
 def test_files_exist() -> None:
     links = re.findall(r"\]\((?!http)([^)]+)\)", README)
-    paths = re.findall(r"`?\b((?:tests|scripts|docs|conf|gab|data)/[\w/.]+\.(?:py|svg))\b", README)
-    scripts = re.findall(r"^python ([\w/]+\.py)", README, re.MULTILINE)
+    paths = re.findall(r"`?\b((?:tests|scripts|docs|conf|gab|data)/[\w/.]+\.(?:py|svg|sh|sbatch|def))\b", BOTH)
+    scripts = re.findall(r"^python ([\w/]+\.py)", BOTH, re.MULTILINE)
     assert len(links) >= 4
     assert len(paths) >= 4
     assert [path for path in {*links, *paths, *scripts} if not (ROOT / path).is_file()] == []
