@@ -19,9 +19,9 @@ TRAIN = str(ROOT / "train.py")
 GLANCE = 0.001  # seconds between two looks: a checkpoint is written within some hundredths
 
 # Phases as one sees them from outside, in their order.
-STARTING, RESUMING, TRAINING, WRITING, EVALUATING, CLOSING = PHASES = (
-    *("starting", "resuming", "training", "writing", "evaluating", "closing"),
-)
+STARTING, RESUMING, TRAINING = "starting", "resuming", "training"
+WRITING, EVALUATING, CLOSING = "writing", "evaluating", "closing"
+PHASES = (STARTING, RESUMING, TRAINING, WRITING, EVALUATING, CLOSING)
 
 
 class Victim:
@@ -40,10 +40,10 @@ class Victim:
         self._before = self._signs()
         if fresh:
             command = [sys.executable, TRAIN, *overrides, f"run.processes={count}"]
+            told = {**os.environ, "PYTHONFAULTHANDLER": "1"}
             with log.open("ab") as file:
-                telling = {**os.environ, "PYTHONFAULTHANDLER": "1"}
                 self._command = subprocess.Popen(
-                    command, stdout=file, stderr=file, cwd=ROOT, env=telling, start_new_session=True
+                    command, stdout=file, stderr=file, cwd=ROOT, env=told, start_new_session=True
                 )
             self.leaders = [self._command.pid]
             return
