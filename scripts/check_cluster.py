@@ -6,7 +6,6 @@ over 1, 2, ... processes, how fast files are staged and checkpoints written, and
 """
 
 import argparse
-import os
 import socket
 import sys
 import tempfile
@@ -153,9 +152,11 @@ def notes(loader: str, effort: Effort) -> list[str]:
     told = [f"the loader is {loader}"]
     if effort.made_up:
         told.append("it read photos that were made up for it; data=NAME measures a data set")
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    if not node.reaches(url):
-        told.append("W&B cannot be reached from here: keep tracking.wandb=offline, and send the run later (wandb sync)")
+    if not node.reaches(url := node.wandb_url()):
+        told.append(
+            f"W&B ({url}) cannot be reached from here: keep tracking.wandb=offline, and send the run later from a "
+            "machine that reaches it (scripts/wandb_resync.py)"
+        )
     return told
 
 

@@ -21,6 +21,7 @@ PACKAGES = ("numba", "timm", "hydra-core", "wandb")
 DRIVER = Path("/proc/driver/nvidia/version")
 SHARED_MEMORY = Path("/dev/shm")
 MISSING = "missing"
+WANDB = "https://api.wandb.ai"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,17 @@ def cannot_write(folder: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
+
+
+def wandb_url() -> str:
+    """The server that W&B's client talks to; its default has changed between versions."""
+    if url := os.environ.get("WANDB_BASE_URL"):
+        return url
+    try:
+        from wandb import Settings
+    except ImportError:
+        return WANDB
+    return Settings().base_url
 
 
 def reaches(url: str, patience: float = 3.0) -> bool:

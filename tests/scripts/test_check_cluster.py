@@ -1,5 +1,6 @@
 """The look at an allocation: what it says of nodes that are as they should be, and of those that are not."""
 
+import os
 import re
 import socket
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import wandb
 
 from data import files
 from data.config import DataConfig
@@ -197,6 +199,13 @@ def test_a_host_that_listens_and_one_that_does_not() -> None:
     assert not node.reaches(url)
 
 
+def test_the_server_of_wandb_is_its_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    assert node.wandb_url() == wandb.Settings().base_url
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert node.wandb_url() == node.WANDB
+
+
 def test_ffcv_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ffcv", None)
     monkeypatch.delitem(sys.modules, "data.ffcv_loader", raising=False)
@@ -236,7 +245,8 @@ def test_alone_on_a_laptop(tmp_path: Path, capsys: pytest.CaptureFixture[str], m
     assert "the loader is torch: 64 original images" in out
     assert "photos that were made up for it" in out
     assert "FFCV cannot be imported on" in out
-    assert "W&B cannot be reached from here" in out
+    assert f"W&B ({os.environ['WANDB_BASE_URL']}) cannot be reached from here" in out
+    assert "scripts/wandb_resync.py" in out
     assert str(tmp_path) not in out
     assert str(Path.home()) not in out
     assert list((tmp_path / "runs").iterdir()) == []
