@@ -12,7 +12,8 @@ many JSON readers round large integers.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,9 @@ class Record:
         self.position = 0  # bytes, after the last whole row; belongs into the checkpoint
         self._file = None
         if active:
-            try:
+            with self._failure_is_a_sentence():
                 self._file = self.path.open("a+b", buffering=0)
                 self._cut(_end_of_last_row(self.path))
-            except OSError as error:
-                raise self._failure(error) from error
 
     def write(self, kind: str, **fields: Any) -> Row:
         """Appends one row and returns it in plain Python (numpy scalars and arrays become numbers and lists)."""
@@ -52,20 +51,19 @@ class Record:
         if self._file is None:
             return row
         line = json.dumps(_strict(row), allow_nan=False).encode() + b"\n"
-        try:
+        with self._failure_is_a_sentence():
             if self._file.write(line) != len(line):
-                raise OSError("the disk took only a part of the line")
+                raise OSError("the disk took only a part of the line")  # which goes at the next start
             if kind in SYNCED:
                 os.fsync(self._file.fileno())
-        except OSError as error:
-            raise self._failure(error) from error  # the half line goes at the next start
         self.position += len(line)
         return row
 
     def sync(self) -> int:
         """Waits until every row is on the disk and returns `position`: call it before the checkpoint that holds it."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            with self._failure_is_a_sentence():
+                os.fsync(self._file.fileno())
         return self.position
 
     def truncate(self, position: int) -> None:
@@ -82,7 +80,8 @@ class Record:
                 f"{self.path} was changed since the checkpoint was written (no row ends at byte {position}): "
                 "put the file back as it was, or start anew under another run.name."
             )
-        self._cut(position)
+        with self._failure_is_a_sentence():
+            self._cut(position)
 
     def close(self) -> None:
         if self._file is not None:
@@ -95,11 +94,15 @@ class Record:
         os.fsync(self._file.fileno())
         self.position = position
 
-    def _failure(self, error: OSError) -> UserError:
-        return UserError(
-            f"Cannot write {self.path} ({error.strerror or error}): make room or set permissions and repeat the same "
-            "command, which goes on from the last checkpoint."
-        )
+    @contextmanager
+    def _failure_is_a_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"Cannot write {self.path} ({error.strerror or error}): make room or set permissions and repeat the "
+                "same command, which goes on from the last checkpoint."
+            ) from error
 
 
 def read(path: Path) -> list[Row]:

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import resource
 from pathlib import Path
 
@@ -131,6 +132,19 @@ def test_a_disk_that_takes_half_a_row_is_a_sentence_and_costs_that_row_only(path
     assert "last checkpoint" in str(caught.value)
     assert path.stat().st_size == positions[2] + 10
     assert Record(path).position == positions[2]
+
+
+def test_a_disk_that_fails_to_sync_is_a_sentence(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Record(path)
+    record.write("train", step=1)
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for synced in (record.sync, lambda: record.truncate(0), lambda: record.write("eval", step=1)):
+        with pytest.raises(UserError, match=r"Cannot write .* \(No space left on device\): make room"):
+            synced()
 
 
 def test_other_ranks_write_nothing(path: Path) -> None:
