@@ -57,6 +57,8 @@ def source(file: Path) -> dict[str, Any]:
     for parent in file.resolve().parents:
         if (parent / SNAPSHOT).is_file():
             return json.loads((parent / SNAPSHOT).read_text())
+        if (parent / ".git").exists():  # what lies above the repository is not ours
+            break
     folder = str(file.resolve().parent)
     top = git(folder, "rev-parse", "--show-toplevel")
     if top is None or not tracked(file):

@@ -45,6 +45,11 @@ def test_an_installed_copy_is_not_of_the_repository_around_it(repository: Path) 
     assert provenance.source(repository / "site-packages" / "code.py")["commit"] is None
 
 
+def test_what_lies_above_the_repository_is_no_snapshot(repository: Path) -> None:
+    (repository.parent / provenance.SNAPSHOT).write_text("{}")
+    assert provenance.source(repository / "package" / "code.py")["commit"]
+
+
 def test_without_git(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     found = provenance.source(repository / "package" / "code.py")
