@@ -32,6 +32,7 @@ class Mirror:
         config: the run's whole config as plain containers.
         variant, seed: also placed flat in W&B's config, since dashboards group badly by nested keys.
         name: the run's name.
+        wandb_id: as the run's checkpoint knows it, should its file be lost.
         warn: takes one sentence; called in the thread that calls `update` and `finish`.
         active: False on every rank but 0.
 
@@ -48,10 +49,11 @@ class Mirror:
         variant: str,
         seed: int,
         name: str,
+        wandb_id: str | None = None,
         warn: Callable[[str], None],
         active: bool = True,
     ) -> None:
-        self.id: str | None = None
+        self.id = wandb_id
         self._warn = warn
         self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._changed = threading.Event()
@@ -65,7 +67,7 @@ class Mirror:
         try:
             import wandb  # noqa: F401  (in this thread: imports in two threads at once can block each other)
 
-            self.id = find_id(self._folder)
+            self.id = find_id(self._folder, known=wandb_id)
         except Exception as error:
             warn(f"No W&B ({error}): going on without it; the record of the run is not affected.")
             return

@@ -7,7 +7,6 @@ from gab.tracking.config import TrackingConfig
 from gab.tracking.mirror import Mirror
 from gab.tracking.progress import Progress
 from gab.tracking.record import Record
-from gab.tracking.wandb_run import restore_id
 
 
 class Observer:
@@ -44,8 +43,6 @@ class Observer:
         self.record = Record(folder / "record.jsonl", active=active)
         self.record.truncate(position)
         self.progress = Progress(epochs, steps_per_epoch, step=step, best=best, active=active)
-        if active and wandb_id:
-            restore_id(folder, wandb_id)
         self.mirror = Mirror(
             folder,
             tracking,
@@ -53,6 +50,7 @@ class Observer:
             variant=variant,
             seed=seed,
             name=folder.name,
+            wandb_id=wandb_id,
             warn=self.progress.message,
             active=active,
         )

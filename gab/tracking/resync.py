@@ -13,7 +13,7 @@ from gab.errors import UserError
 from gab.tracking.config import TrackingConfig
 from gab.tracking.metrics import DashboardRows, metrics
 from gab.tracking.record import read
-from gab.tracking.session import reason, start
+from gab.tracking.session import reason, start, teardown
 from gab.tracking.wandb_run import find_id, new_id, options, store_id, store_sent
 from gab.tracking.wandb_server import ServerRun, ask
 from gab.training.lock import RunLock
@@ -161,6 +161,7 @@ def _no_answer_is_a_sentence(folder: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        teardown()  # of a run that is still open, which the next folder's `start` would return
         raise UserError(
             f"{folder}: W&B did not take the run ({reason(error)}): look after the network and the key (`wandb login`) "
             "and repeat the command, or write it with --mode offline"

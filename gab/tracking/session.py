@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gab.errors import UserError
+from gab.errors import STOPPED, UserError
 from gab.tracking.config import TrackingConfig
 from gab.tracking.metrics import BEST
 from gab.tracking.wandb_server import ask, client
@@ -105,6 +105,8 @@ class Session:
         if run is None:
             return True
         try:
+            if exit_code == STOPPED:
+                run.mark_preempting()  # its state is preempted then, where it would be failed
             run.finish(exit_code=exit_code)
         except TimeoutError:
             self._warn("W&B did not take the last rows in time.")
@@ -113,17 +115,17 @@ class Session:
             self.open()
             return self._run is None
         if self._mode == "online":
-            self._confirm(run.entity, run.project, run.id)
+            self._confirm(run)
         self._run = None
-        _teardown()  # waits for the end of wandb-core: `finish` returns before its file is written
+        teardown()  # waits for the end of wandb-core: `finish` returns before its file is written
         return True
 
-    def _confirm(self, entity: str, project: str, run_id: str) -> None:
+    def _confirm(self, run: Any) -> None:
         """Asks the server for its rows: when it has refused some, `finish` returns as if nothing had happened."""
         deadline = time.monotonic() + CONFIRMING
         with contextlib.suppress(Exception):  # no answer, so nothing more is certain
             while (self.uploaded or 0) < self.next_row and time.monotonic() < deadline:
-                self.uploaded = ask(entity, project, run_id, timeout=CONFIRMING).rows
+                self.uploaded = ask(run.entity, run.project, run.id, timeout=CONFIRMING).rows
                 time.sleep(0.2)
 
     def abandon(self) -> None:
@@ -134,7 +136,8 @@ class Session:
     def wake(self) -> None:
         """Like `abandon`, but the session may open its run again."""
         for process in core_processes():
-            os.kill(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself meanwhile
+                os.kill(process, signal.SIGKILL)
 
     def _recover(self, error: Exception, what: str) -> None:
         self._run = None
@@ -143,7 +146,7 @@ class Session:
             what, error = "W&B did not answer until the end of the run", TimeoutError("it was ended")
         then = f"going on {self._mode}" if self._failures_left else "giving it up; the record of the run is whole"
         self._warn(f"{what} ({reason(error)}): {then}.")
-        _teardown()  # without it the next init says that the run is in use
+        teardown()  # without it the next init says that the run is in use
 
 
 def start(mode: Any, options: dict[str, Any], **settings: Any) -> Any:
@@ -159,11 +162,11 @@ def start(mode: Any, options: dict[str, Any], **settings: Any) -> Any:
     return run
 
 
-def _teardown() -> None:
-    """Forgets wandb-core, so that neither the next init nor the end of this process waits for it."""
+def teardown() -> None:
+    """Forgets wandb-core and its run: neither the next init nor the end of this process meets them again."""
     import wandb
 
-    with contextlib.suppress(Exception):  # the one that the caller is getting rid of
+    with contextlib.suppress(Exception, SystemExit):  # of what is got rid of; it exits as wandb-core did, say with -9
         wandb.teardown()
 
 

@@ -26,17 +26,14 @@ class Sent:
         return not 0 < self.rows <= record.count() or record[self.rows - 1].get("step") == self.step
 
 
-def find_id(folder: Path) -> str:
-    """The id that the run got at its first start: WANDB_RUN_ID or a new one, kept beside its checkpoints."""
+def find_id(folder: Path, known: str | None = None) -> str:
+    """The id that the run got at its first start: WANDB_RUN_ID or a new one, kept beside its checkpoints.
+
+    Where the file was lost it is that of the checkpoint, `known`.
+    """
     if not (folder / ID_FILE).exists():
-        store_id(folder, os.environ.get("WANDB_RUN_ID") or new_id())
+        store_id(folder, known or os.environ.get("WANDB_RUN_ID") or new_id())
     return (folder / ID_FILE).read_text().strip()
-
-
-def restore_id(folder: Path, run_id: str) -> None:
-    """Puts a run's W&B id back where its file was lost."""
-    if not (folder / ID_FILE).exists():
-        store_id(folder, run_id)
 
 
 def store_id(folder: Path, run_id: str) -> None:

@@ -101,9 +101,17 @@ class MirroredRun:
         folder: of the run; made.
         mode: of W&B.
         position: bytes of the record that a resumed run keeps; None: all.
+        wandb_id: of its checkpoint.
     """
 
-    def __init__(self, folder: Path, mode: str | None = "offline", position: int | None = None, **settings) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mode: str | None = "offline",
+        position: int | None = None,
+        wandb_id: str | None = None,
+        **settings,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.warnings: list[str] = []
@@ -113,8 +121,8 @@ class MirroredRun:
         tracking = TrackingConfig(wandb=mode, **settings)
         config = {"model": {"depth": 2}, "tracking": {"project": tracking.project}}
         (folder / "config.yaml").write_text(json.dumps(config))
-        warn = self.warnings.append
-        self.mirror = Mirror(folder, tracking, config, variant="vit_gab", seed=3, name="the-run", warn=warn)
+        names = {"variant": "vit_gab", "seed": 3, "name": "the-run", "wandb_id": wandb_id}
+        self.mirror = Mirror(folder, tracking, config, warn=self.warnings.append, **names)
 
     @property
     def id(self) -> str | None:

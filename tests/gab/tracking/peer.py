@@ -28,6 +28,7 @@ class Run:
     summary: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     state: str = "running"
+    preempting: bool = False
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -109,8 +110,10 @@ class Peer:
             run.lines.update({part["offset"] + n: json.loads(line) for n, line in enumerate(part["content"])})
         if part := files.get("wandb-summary.json"):
             run.summary = json.loads(part["content"][-1])
+        run.preempting |= bool(message.get("preempting"))
         if message.get("complete"):
-            run.state = "failed" if message.get("exitcode") else "finished"
+            failed = "preempted" if run.preempting else "failed"
+            run.state = failed if message.get("exitcode") else "finished"
 
     def _graphql(self, query: str, given: dict[str, Any]) -> dict[str, Any]:
         if "upsertBucket" in query:

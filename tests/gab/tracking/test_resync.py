@@ -1,13 +1,18 @@
 """A W&B run is completed or built anew from the record, by the real client."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
+import wandb
 
 from gab.errors import UserError
 from gab.tracking import resync as resync_module
 from gab.tracking.metrics import DashboardRows
+from gab.tracking.record import Record
 from gab.tracking.resync import REBUILT, mismatch, resync
+from gab.tracking.session import core_processes
 from gab.tracking.wandb_server import ServerRun, ask
 from gab.training.lock import RunLock
 from tests.gab.tracking.peer import Peer
@@ -56,13 +61,34 @@ def test_what_is_missing_is_appended(mirrored, folder: Path, peer: Peer, shown, 
     first = mirrored(folder, "online")
     first.log(START, EVALUATIONS[0], EVALUATIONS[1])
     first.finish(exit_code=1)
-    first.record.__init__(folder / "record.jsonl")  # the rest of the run, without W&B
-    for row in (EVALUATIONS[2], END):
-        first.record.write(**row)
+    record = Record(folder / "record.jsonl")
+    for row in (EVALUATIONS[2], END):  # the rest of the run, without W&B
+        record.write(**row)
     assert resync(folder, "online").startswith(f"{folder}: sent 2 of 4 rows")
     assert shown(peer.runs[first.id].rows) == expected(folder)
     assert peer.runs[first.id].summary["eval/top1"] == {"max": 60, "last": 55}
     assert peer.runs[first.id].state == "finished"
+
+
+def test_a_run_that_fails_half_way_takes_no_rows_of_the_next(
+    offline, folder: Path, mirrored, peer: Peer, shown, expected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = mirrored(tmp_path / "other")
+    other.log(START, *EVALUATIONS, END)
+    other.finish()
+
+    def lose_wandb_core(*row: object, **options: object) -> None:
+        (core,) = core_processes()
+        os.kill(core, signal.SIGKILL)
+        raise ConnectionResetError("Connection lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb.Run, "log", lose_wandb_core)
+        with pytest.raises(UserError, match="did not take the run"):
+            resync(folder, "online")
+    assert resync(tmp_path / "other", "online").endswith(f"/{other.id}")
+    assert shown(peer.runs[other.id].rows) == expected(tmp_path / "other")
+    assert peer.runs[offline.id].rows == []
 
 
 def test_a_gap_needs_a_new_run(offline, folder: Path, peer: Peer, shown, expected) -> None:
