@@ -152,17 +152,13 @@ class Sweep:
             return
         queue = jobs.queued()
         known = {jobs.job_of(each, what) or "" for each in self.plans for what in ("train", "eval")}
-        after = (
-            [f"--dependency=afterany:{':'.join(sorted(j for j in known if j in queue))}"]
-            if known & queue.keys()
-            else []
-        )
+        before = sorted(job for job in known if job in queue)
+        options = [*self.options, f"--output={self.folder}/compare.log"]
+        if before:
+            options.append(f"--dependency=afterany:{':'.join(before)}")
         print(snapshot.take(ROOT, self.folder))
-        runs = [str(each.folder) for each in self.plans]
-        script = self.folder / "code" / "scripts" / "slurm" / "compare.py"
-        job = jobs.wrap(
-            [*self.options, f"--output={self.folder}/compare.log", *after], [str(script), str(self.folder), *runs]
-        )
+        script = self.folder / snapshot.FOLDER / "scripts" / "slurm" / "compare.py"
+        job = jobs.wrap(options, [str(each) for each in (script, self.folder, *(plan.folder for plan in self.plans))])
         print(f"compare: job {job}, into {self.folder}/comparison.csv")
 
 
@@ -180,10 +176,9 @@ def table(plans: list[Plan], queue: dict[str, str]) -> str:
     lines = []
     for each, name, now in zip(plans, names, standings, strict=True):
         evaluation = standing(each, "eval", queue)
-        evaluated = (
-            "" if evaluation.state == "not submitted" else f"; evaluation {evaluation.state} {evaluation.detail}"
-        )
-        lines.append(f"{name:{width}}  {now.state:13}  {now.detail}{evaluated}".rstrip())
+        evaluated = f"; evaluation {evaluation.state} {evaluation.detail}"
+        shown = now.detail if evaluation.state == "not submitted" else now.detail + evaluated
+        lines.append(f"{name:{width}}  {now.state:13}  {shown}".rstrip())
     counts = Counter(now.state for now in standings)
     return "\n".join([*lines, ", ".join(f"{number} {state}" for state, number in counts.items())])
 
