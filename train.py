@@ -108,22 +108,23 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
         )
         stored = take_up(trainer)
         observer = observe(trainer, config, container, folder, stored)
-        failed = True
+        exit_code = 1
         try:
             introduce(observer, trainer, config, folder, stored)
             with profiled(folder if config.run.profile and processes.first else None):
                 trainer.fit(observer)
             processes.heartbeat.at("closing")
-            drawn = figures.draw(read(folder / "record.jsonl"), folder / "figures") if processes.first else []
+            with checkpoint.writing(folder / "figures"):
+                drawn = figures.draw(read(folder / "record.jsonl"), folder / "figures") if processes.first else []
             scores = trainer.finish()
-            failed = False
+            exit_code = 0
         except Stopped:
-            failed = False
+            exit_code = STOPPED
             raise
         finally:
             processes.heartbeat.at("closing")
+            observer.close(exit_code)
             trainer.close()
-            observer.close(exit_code=int(failed))
     if processes.first:
         print(summary(folder, scores, drawn))
 

@@ -227,6 +227,18 @@ def test_another_config_is_refused(stopped_run: Path, tiny_run: Run) -> None:
         tiny_run(stopped_run.parent, *RUN, "seed=1")
 
 
+def test_as_many_threads_as_before(stopped_run: Path, tiny_run: Run, capsys) -> None:
+    """A requeued job may get other cores; on a CPU the number of threads decides the order of sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        tiny_run(stopped_run.parent, *RUN)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(threads)
+    assert "computed otherwise" not in capsys.readouterr().err
+
+
 def test_other_processes_go_on_to_rounding(stopped_run: Path, whole: Path, tiny_run: Run, rows: Rows, capfd) -> None:
     run = tiny_run(stopped_run.parent, *RUN, "run.processes=2")
     assert (

@@ -25,24 +25,30 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
     torch's zip files carry a CRC-32 of every part, which `load` compares.
     """
-    torch.save({"format": FORMAT, **content}, path)  # by path: torch then writes without holding Python's lock
+    try:
+        torch.save({"format": FORMAT, **content}, path)  # by path: torch then writes without holding Python's lock
+    except RuntimeError:  # in which torch does not tell what the disk said, such as that it is full: ask once more
+        with open(path, "ab") as file:
+            file.write(bytes(1 << 16))
+        raise
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what a disk refuses into a sentence about the checkpoint `path`.
+    """Turn what a disk refuses into a sentence about the file `path` of a run.
 
     Raises:
         UserError: the disk does not take it; what was there before is still there.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or _first_line(error)
         raise UserError(
-            f"cannot write {path} ({_first_line(error)}): make room and repeat the same command, which goes on from "
-            "the last checkpoint, or set run.dir to another place"
+            f"cannot write {path} ({reason}): make room and repeat the same command, which goes on from the last "
+            "checkpoint, or set run.dir to another place"
         ) from error
 
 

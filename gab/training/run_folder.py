@@ -111,10 +111,13 @@ def make_folder(folder: Path, config: dict[str, Any], needed: int = 0) -> None:
     """
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
+        held = {file.stat().st_ino: file.stat().st_size for file in (folder / "checkpoints").glob("*.pt")}
+        free = shutil.disk_usage(folder).free + sum(held.values())  # new ones take the place of old ones
         if free < needed:
             raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB needed")
-        OmegaConf.save(config, folder / "config.yaml")
+        aside = folder / ".config.yaml.part"  # a start that is killed here must not leave half a config
+        OmegaConf.save(config, aside)
+        aside.replace(folder / "config.yaml")
     except OSError as error:
         raise UserError(
             f"the run folder {folder} cannot be written ({error.strerror}): free space, or set run.dir to another place"

@@ -20,6 +20,7 @@ from gab.errors import Stopped, UserError
 from gab.evaluators import Predictions, predict, score
 from gab.models import gaussians
 from gab.models.stochastic import Keys, attach_keys
+from gab.training import checkpoint
 from gab.training.agreement import Agreement
 from gab.training.checkpoint_store import CheckpointStore
 from gab.training.digest import weights_digest
@@ -245,7 +246,9 @@ class Trainer:
             scores |= {"top1_ema": averaged.top1, "top5_ema": averaged.top5, "loss_ema": averaged.log_loss}
         self.scores = scores
         if final and self.processes.first:
-            predictions.save(self.folder / "predictions.npz", self.evaluation.names)
+            path = self.folder / "predictions.npz"
+            with checkpoint.writing(path):
+                predictions.save(path, self.evaluation.names)
         better = raw.top1 > self.state.best_top1
         self.state.best_top1 = max(raw.top1, self.state.best_top1)
         self.observer.write(
@@ -386,7 +389,9 @@ class Trainer:
         }
 
     def resume(self, content: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
+        """Take up the state of a checkpoint, and the number of threads, which decides the order of sums on a CPU."""
+        if content["computed"]["processes"] == self.processes.count:
+            torch.set_num_threads(content["computed"]["threads"])
         self.state.load_state_dict(content)
         self.meter.load_state_dict(content["meter"])
         self.digest = int(content["digest"], 16) if self.processes.first else 0

@@ -27,7 +27,7 @@ def test_every_phase_has_its_limit(limits: None) -> None:
     assert progress.tick(899.0).late == 0
     report = progress.tick(2.0)
     assert (report.phase, report.step, report.late) == ("saving", 7, 901.0)
-    assert re.fullmatch(r".*/gab/distributed/heartbeat\.py:\d+ in tick", report.place)  # where the main thread is just now
+    assert re.fullmatch(r".*/gab/distributed/heartbeat\.py:\d+ in tick", report.place)  # where we are just now
     heart.at("saving")
     assert progress.tick(1.0).late == 0
 
