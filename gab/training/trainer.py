@@ -3,15 +3,13 @@
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from timm.utils import ModelEmaV3, distribute_bn
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from gab.augment import Augment, normalize
 from gab.distributed import signals
@@ -19,10 +17,11 @@ from gab.distributed.processes import Processes
 from gab.errors import Stopped, UserError
 from gab.evaluators import Predictions, predict, score
 from gab.models import gaussians
-from gab.models.stochastic import Keys, attach_keys
-from gab.training import checkpoint
+from gab.models.stochastic import attach_keys
+from gab.training import batchnorm, checkpoint
 from gab.training.agreement import Agreement
 from gab.training.checkpoint_store import CheckpointStore
+from gab.training.ddp import distributed
 from gab.training.digest import weights_digest
 from gab.training.flops import macs, mfu, peak_flops
 from gab.training.interfaces import EvalBatches, Observer, TrainBatches
@@ -86,7 +85,11 @@ class Trainer:
             model.compile()
             if ema:
                 ema.module.compile()
-        network = self._distributed(model, keys) if processes.count > 1 else model
+        network = model
+        if processes.count > 1:
+            count = config.run.micro_batch or config.train.batch_size // processes.count
+            size = config.data.image_size
+            network = distributed(model, keys, processes.device, count=count, image_size=size, bf16=self.bf16)
         self.augment = Augment(
             config.augment, seed=config.seed, mean=config.data.mean, std=config.data.std, device=processes.device
         )
@@ -104,30 +107,6 @@ class Trainer:
             label_smoothing=config.augment.label_smoothing,
         )
 
-    def _distributed(self, model: nn.Module, keys: Keys) -> nn.Module:
-        """DDP, past its first backward pass.
-
-        After that one DDP regroups the gradients, and with three or more processes the groups decide in which order
-        sums are taken: a resumed run has to begin with those that an undisturbed one has.
-        """
-        cuda, config = self.processes.device.type == "cuda", self.config
-        with warnings.catch_warnings():  # torch 2.15 has a new name for broadcast_buffers, 2.11 only this one
-            warnings.simplefilter("ignore", FutureWarning)
-            network = DistributedDataParallel(
-                model, device_ids=[self.processes.device] if cuda else None, broadcast_buffers=False
-            )
-        count = config.run.micro_batch or config.train.batch_size // self.processes.count
-        size = config.data.image_size
-        keys.set(0, 0, torch.arange(count))
-        before = [buffer.clone() for buffer in model.buffers()]
-        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = network(torch.zeros(count, 3, size, size, device=self.processes.device))
-        logits.float().sum().backward()
-        model.zero_grad(set_to_none=True)
-        for buffer, value in zip(model.buffers(), before, strict=True):  # such as BatchNorm's statistics
-            buffer.copy_(value)
-        return network
-
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     def fit(self, observer: Observer) -> None:
@@ -140,6 +119,7 @@ class Trainer:
             Stopped: a signal asked for it; the state is saved.
             UserError: losses or weights are not finite, or the disk is full.
         """
+        self.processes.barrier()  # none steps, and so waits where no signal reaches it, before all can be asked to stop
         signals.defer()
         self.observer = observer
         self.saved_at = time.monotonic()
@@ -204,11 +184,14 @@ class Trainer:
         """
         minutes = self.config.checkpoint.every_minutes
         due = self.processes.first and bool(minutes) and time.monotonic() - self.saved_at >= 60 * minutes
+        if due:
+            self.saved_at = time.monotonic()  # wished for once: where there are others, the answer comes a call later
         signal, save = self.agreement(signals.asked(), due)
         if (signal or save) and self.saved != (self.state.step, self.state.epochs):
             self.save()
         if signal:
             self._wait_for_checkpoint()
+            self.processes.barrier()  # nobody says that it is saved before it is
             epoch = self.state.step / self.steps_per_epoch
             raise Stopped(signal, f"at step {self.state.step:,} (epoch {epoch:.4g}), which is saved")
 
@@ -221,7 +204,7 @@ class Trainer:
     def end_epoch(self) -> None:
         """What follows the last step of an epoch: an evaluation and a checkpoint, as often as the config wants them."""
         config, state = self.config, self.state
-        self._agree_on_statistics()
+        batchnorm.average(state, self.processes)
         self._refuse_non_finite()
         number = state.epochs + 1
         final = number == config.train.epochs
@@ -273,13 +256,6 @@ class Trainer:
 
         self.processes.heartbeat.at("evaluating", self.state.step)
         return predict(model, self.evaluation, prepare, self.processes, bf16=bf16, between=between)
-
-    def _agree_on_statistics(self) -> None:
-        """Average what BatchNorm layers, if there are any, have seen in each process: one model, not one each."""
-        if self.processes.count > 1:
-            distribute_bn(self.state.model, self.processes.count, reduce=True)
-            if self.state.ema:
-                distribute_bn(self.state.ema.module, self.processes.count, reduce=True)
 
     def _refuse_non_finite(self) -> None:
         """Let nothing be evaluated or saved that a broken step has touched.
@@ -355,7 +331,11 @@ class Trainer:
         """
         self.processes.heartbeat.at("saving", self.state.step)
         self._refuse_non_finite()
-        spread = {"meter": self.meter.state_dict(), "digest": self._sum_digests()}
+        spread = {
+            "meter": self.meter.state_dict(),
+            "digest": self._sum_digests(),
+            "statistics": batchnorm.gather(self.state, self.processes),
+        }
         if self.store:
             content = {
                 **self.state.state_dict(),
@@ -374,6 +354,7 @@ class Trainer:
 
     def _wait_for_checkpoint(self) -> None:
         """Return when what was saved is on the disk."""
+        self.processes.heartbeat.at("saving", self.state.step)
         if self.store:
             self.store.wait()
 
@@ -393,6 +374,7 @@ class Trainer:
         if content["computed"]["processes"] == self.processes.count:
             torch.set_num_threads(content["computed"]["threads"])
         self.state.load_state_dict(content)
+        batchnorm.restore(self.state, self.processes, content["statistics"])
         self.meter.load_state_dict(content["meter"])
         self.digest = int(content["digest"], 16) if self.processes.first else 0
         self.seconds, self.scores = content["seconds"], content["scores"]
