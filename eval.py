@@ -78,12 +78,17 @@ def evaluate(processes: Processes, config: EvaluateConfig) -> None:
             f"evaluating {name} on {batches.num_samples:,} images of {config.data.name}: {batches.describe()}",
             flush=True,
         )
+
+    def between() -> None:
+        processes.heartbeat.at("evaluating")
+
     interval = 0.1 if sys.stderr.isatty() else 10.0  # seconds
     rows = {}
     for weights, model in models.items():
         model.to(processes.device)
         shown = tqdm(batches, weights, len(batches), disable=not processes.first, mininterval=interval)
-        predictions = predict(model, shown, prepare, processes, bf16=config.eval.precision == "bf16")
+        bf16 = config.eval.precision == "bf16"
+        predictions = predict(model, shown, prepare, processes, bf16=bf16, between=between)
         rows[weights] = score(predictions)
         if processes.first:
             folder.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,10 @@ def _accept(server: socket.socket, members: list[Member], token: str) -> dict[in
         except TimeoutError:
             missing = ", ".join(str(member) for member in members[1:] if member.rank not in wires)
             raise UserError(f"no connection from {missing} to {members[0]}: open the ports between the nodes") from None
-        hello = wire.receive()
+        try:
+            hello = wire.receive()
+        except ValueError:  # what looks for open ports speaks other languages
+            hello = []
         if hello and hello[0].get("token") == token:
             wires[hello[0]["rank"]] = wire
         else:

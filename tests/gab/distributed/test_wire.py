@@ -60,6 +60,8 @@ def test_strangers_are_not_let_in() -> None:
                 lines.append(line)
 
         lines: list[Wire] = []
+        scanner = socket.create_connection((HERE, port))
+        scanner.sendall(b"GET / HTTP/1.1\r\n\r\n")
         thread = in_thread(
             lambda: call({"rank": 1, "token": "guessed"}, {"rank": 1, "token": "t"}, {"rank": 2, "token": "t"})
         )
@@ -68,7 +70,7 @@ def test_strangers_are_not_let_in() -> None:
         assert sorted(wires) == [1, 2]
         assert lines[0].receive() == []
         assert lines[0].closed
-        for line in (*lines, *wires.values()):
+        for line in (scanner, *lines, *wires.values()):
             line.close()
 
 
