@@ -69,7 +69,7 @@ def run(cfg: DictConfig) -> None:
         except Stopped as stopped:
             if stopped.signal not in signals.REQUEUE or not slurm.own_job():
                 raise
-            print(signals.sentence(stopped), file=sys.stderr, flush=True)
+            print(signals.sentence(stopped, "the job is queued again"), file=sys.stderr, flush=True)
             print(slurm.requeue(), file=sys.stderr, flush=True)  # last: SLURM ends the job at once
             raise SystemExit(STOPPED) from None
 

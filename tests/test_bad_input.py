@@ -226,7 +226,7 @@ def test_checkpoint_of_another_model(refused: Refused, trained: Path, tmp_path: 
     (tmp_path / "runs" / "run" / "checkpoints").mkdir(parents=True)
     shutil.copy(trained / "checkpoints" / "last.pt", tmp_path / "runs" / "run" / "checkpoints")
     said = refused("train.py", *SMALL, "run.name=run")
-    assert re.search(r"checkpoint is of another model \(missing: blocks\.2\.", said)
+    assert re.search(r"last\.pt is of a run with another config \(.*model\.depth: 2 -> 4.*take another run\.name", said)
 
 
 EVALUATIONS = {

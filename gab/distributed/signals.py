@@ -42,9 +42,9 @@ def name(number: int) -> str:
     return NAMES.get(signal.Signals(number), signal.Signals(number).name)
 
 
-def sentence(stopped: Stopped) -> str:
-    """What to say when a run has stopped."""
-    return f"stopped by {name(stopped.signal)} {stopped.where}: the same command goes on"
+def sentence(stopped: Stopped, then: str = "the same command goes on") -> str:
+    """What to say when a run has stopped, and how it goes on."""
+    return f"stopped by {name(stopped.signal)} {stopped.where}: {then}"
 
 
 def asked() -> int:

@@ -71,7 +71,7 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         raise UserError(f"{path} is not a checkpoint of ours: it wants to run code when it is loaded") from error
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(
-            f"{path} is not a checkpoint that can be read safely ({_first_line(error)}): use another one"
+            f"{path} is not a checkpoint that can be read safely ({_first_line(error)}), another one is needed"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(

@@ -218,7 +218,7 @@ def test_an_error_in_log_costs_no_row(folder: Path, mirrored, wandb_files, monke
     run = mirrored(folder)
     run.log(TRAIN, EVAL)
     run.finish()
-    assert run.warnings == ["W&B failed (Connection lost): going on offline."]
+    assert run.warnings == ["W&B failed (Connection lost): opening it again, offline."]
     assert steps(wandb_files(folder).rows) == [(5, False), (10, True)]
 
 
@@ -253,7 +253,7 @@ def test_errors_without_end_are_given_up_and_counted(folder: Path, mirrored, mon
     run.log(TRAIN, EVAL, LATER)
     assert "but for the last 3 of 3 rows; send the run with `python scripts/wandb_resync.py" in run.finish()
     assert run.warnings[-1].endswith("giving it up; the record of the run is whole.")
-    assert {warning.rsplit(": ")[-1] for warning in run.warnings[:-1]} == {"going on offline."}
+    assert {warning.rsplit(": ")[-1] for warning in run.warnings[:-1]} == {"opening it again, offline."}
 
 
 def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:

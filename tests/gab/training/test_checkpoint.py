@@ -56,7 +56,7 @@ def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
     content[content.index(torch.arange(500.0, 510.0).numpy().tobytes())] ^= 1
     path.write_bytes(content)
     assert torch.load(path, weights_only=True)["weights"].shape == (1000,)
-    with pytest.raises(UserError, match="damaged.*use another one"):
+    with pytest.raises(UserError, match="damaged.*another one is needed"):
         checkpoint.load(path)
 
 
