@@ -144,7 +144,7 @@ class Session:
         self._failures_left = max(self._failures_left - 1, 0)
         if self._abandoned:
             what, error = "W&B did not answer until the end of the run", TimeoutError("it was ended")
-        then = f"opening it again, {self._mode}" if self._failures_left else "giving it up; the record of the run is whole"
+        then = f"opening it again, {self._mode}" if self._failures_left else "giving up; the record of the run is whole"
         self._warn(f"{what} ({reason(error)}): {then}.")
         teardown()  # without it the next init says that the run is in use
 

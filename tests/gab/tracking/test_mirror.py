@@ -252,7 +252,7 @@ def test_errors_without_end_are_given_up_and_counted(folder: Path, mirrored, mon
     run = mirrored(folder)
     run.log(TRAIN, EVAL, LATER)
     assert "but for the last 3 of 3 rows; send the run with `python scripts/wandb_resync.py" in run.finish()
-    assert run.warnings[-1].endswith("giving it up; the record of the run is whole.")
+    assert run.warnings[-1].endswith("giving up; the record of the run is whole.")
     assert {warning.rsplit(": ")[-1] for warning in run.warnings[:-1]} == {"opening it again, offline."}
 
 
