@@ -366,6 +366,7 @@ class Trainer:
             "threads": torch.get_num_threads(),
             "device": self.processes.device.type,
             "compile": self.config.run.compile,
+            "deterministic": self.config.run.deterministic,
             "torch": str(torch.__version__),
         }
 
