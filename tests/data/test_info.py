@@ -19,7 +19,7 @@ from data.writer import write_split
 @pytest.fixture
 def own_config(photo_config: DataConfig, tmp_path: Path) -> DataConfig:
     """A copy of the photos, as .beton files too; raw, so that the content of an image moves no other."""
-    root = shutil.copytree(photo_config.root, tmp_path / "photos")
+    root = shutil.copytree(photo_config.root, tmp_path / "photos", ignore=shutil.ignore_patterns("beton"))
     config = replace(photo_config, root=str(root), write=WriteConfig(mode="raw", max_size=64))
     for split in ("train", "val"):
         write_split(config, split)

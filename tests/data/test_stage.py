@@ -26,7 +26,7 @@ FORK = multiprocessing.get_context("fork")  # quick; the children only copy file
 @pytest.fixture
 def staged_config(photo_config: DataConfig, tmp_path: Path) -> DataConfig:
     """A data set of one small .beton file, to be staged in a folder that does not exist yet."""
-    root = shutil.copytree(photo_config.root, tmp_path / "photos")
+    root = shutil.copytree(photo_config.root, tmp_path / "photos", ignore=shutil.ignore_patterns("beton"))
     config = replace(photo_config, root=str(root), stage=str(tmp_path / "node" / "fast"))
     write_split(config, "val")
     return config

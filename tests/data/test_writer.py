@@ -35,7 +35,10 @@ FORK = multiprocessing.get_context("fork")  # quick; the children only write fil
 @pytest.fixture
 def own_photos(photo_config: DataConfig, tmp_path: Path) -> DataConfig:
     """A copy of the photos that the test may change."""
-    return replace(photo_config, root=str(shutil.copytree(photo_config.root, tmp_path / "photos")))
+    return replace(
+        photo_config,
+        root=str(shutil.copytree(photo_config.root, tmp_path / "photos", ignore=shutil.ignore_patterns("beton"))),
+    )
 
 
 def stored(path: Path) -> list[tuple[bytes, int, int, bool, int]]:

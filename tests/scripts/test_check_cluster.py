@@ -209,6 +209,7 @@ def test_the_server_of_wandb_is_its_clients(monkeypatch: pytest.MonkeyPatch) -> 
 def test_ffcv_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ffcv", None)
     monkeypatch.delitem(sys.modules, "data.ffcv_loader", raising=False)
+    monkeypatch.delattr("data.ffcv_loader", raising=False)
     assert node.versions()["ffcv"] == "missing"
 
 
