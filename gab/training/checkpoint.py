@@ -27,10 +27,10 @@ def write(path: Path, content: dict[str, Any]) -> None:
     """
     try:
         torch.save({"format": FORMAT, **content}, path)  # by path: torch then writes without holding Python's lock
-    except RuntimeError:  # in which torch does not tell what the disk said, such as that it is full: ask once more
+    except RuntimeError as error:  # which does not tell what the disk said, such as that it is full: ask once more
         with open(path, "ab") as file:
             file.write(bytes(1 << 16))
-        raise
+        raise OSError(_first_line(error)) from error
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
@@ -44,8 +44,8 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
+    except OSError as error:
+        reason = error.strerror or _first_line(error)
         raise UserError(
             f"cannot write {path} ({reason}): make room and repeat the same command, which goes on from the last "
             "checkpoint, or set run.dir to another place"

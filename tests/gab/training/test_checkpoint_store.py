@@ -124,13 +124,13 @@ def test_a_full_disk_is_told_at_the_next_occasion(ask: str, open_store: Open, mo
 
     def full(path: Path, _) -> None:
         path.write_bytes(b"half a file")
-        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write", full)
         store.save(content(2))
         threading.Event().wait(0.2)
-        with pytest.raises(UserError, match=r"cannot write .*last\.pt \(Pytorch.*make room and repeat"):
+        with pytest.raises(UserError, match=r"cannot write .*last\.pt \(No space left .*\): make room and repeat"):
             {"poll": store.poll, "wait": store.wait, "save": lambda: store.save(content(3))}[ask]()
     assert files(store) == {"last.pt": 1}
     write(store, 3)
