@@ -26,6 +26,7 @@ class GaussianConfig:
     per_head: bool = False
     amplitude: float = 2.0
     sigma: Any = 5.0  # patches, or `auto` = 5 L / 14 on a grid of L x L
+    class_bias: str = "zero"  # zero | row_mean | learned: what a class token's key gets in a network that has one
 
 
 @dataclass
@@ -41,11 +42,16 @@ class ViTConfig(ModelConfig):
     qkv_bias: bool = True
     layer_scale: float | None = None  # start value; null: no LayerScale
     class_token: bool = True
+    distillation_token: bool = False  # a second token with a head of its own
     pool: str = "token"  # token | avg
     position: str = "learnable"  # none | learnable | sincos_1d | sincos_2d
-    rel_pos: str = "none"  # none | mlp | bias
+    join: str = "add"  # add | shared | unshared | lape | lape_sharing
+    rel_pos: str = "none"  # none | mlp | bias (timm's table) | table (between patches alone) | table_norm
     gab: bool = False
     gaussian: GaussianConfig = field(default_factory=GaussianConfig)
+    life: bool = False  # q, k and v from three scales of the grid, with biases whatever qkv_bias says
+    qkv_norm: bool = False  # of LIFE: a LayerNorm for q, k and v
+    aux_key: str = "released"  # of LIFE: released | per_scale
     init: str = "trunc_normal"  # trunc_normal (DeiT) | pytorch (the layers' own start, as timm's vit_relpos)
     drop_rate: float = 0.0  # before the head
     proj_drop_rate: float = 0.0

@@ -8,7 +8,7 @@ from gab.attention import biased_attention
 from gab.models.gaussian import Grid
 from gab.models.stochastic import DropPath
 
-EPS = 1e-6  # of all LayerNorms in vision transformers
+EPS = 1e-6  # of the LayerNorms of most vision transformers
 
 
 class Attention(nn.Module):
@@ -17,7 +17,7 @@ class Attention(nn.Module):
     Args:
         dim: width C.
         num_heads: H, a divisor of C.
-        qkv: maps tokens (B, N, C) to q, k and v side by side (B, N, 3C).
+        qkv: maps tokens (B, N, C) to q, k and v side by side (B, N, 3C); has `set_grid(grid)` if it knows the grid.
         biases: parts whose sum is added to the scaled scores, by the name that each gets as a submodule. A part is
             called without arguments, returns (1, 1 or H, N, N), and has `set_grid(grid)`.
         attn_drop: dropout rate of the attention weights.
@@ -58,13 +58,19 @@ class Attention(nn.Module):
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, dim)))
 
     def set_grid(self, grid: Grid) -> None:
-        """Moves every bias to another token grid."""
-        for name in self.bias_names:
-            getattr(self, name).set_grid(grid)
+        """Moves every part that knows it to another token grid."""
+        for part in (self.qkv, *(getattr(self, name) for name in self.bias_names)):
+            if hasattr(part, "set_grid"):
+                part.set_grid(grid)
+
+
+def add_position(x: Tensor, position: Tensor | None) -> Tensor:
+    """The sum, where there is a position."""
+    return x if position is None else x + position
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + MLP(norm x), each branch with optional LayerScale and drop-path."""
+    """x + attention(norm x + position), then x + MLP(norm x), each branch with optional LayerScale and drop-path."""
 
     def __init__(
         self,
@@ -74,18 +80,19 @@ class Block(nn.Module):
         layer_scale: float | None = None,
         proj_drop: float = 0.0,
         drop_path: float = 0.0,
+        eps: float = EPS,
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = attn
         self.ls1 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.drop_path1 = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(dim, eps=EPS)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop=proj_drop)
         self.ls2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.drop_path2 = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) to (B, N, C)."""
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x))))
+    def forward(self, x: Tensor, position: Tensor | None = None) -> Tensor:
+        """(B, N, C) to (B, N, C); `position` (1, N, C) joins the normalised input of attention."""
+        x = x + self.drop_path1(self.ls1(self.attn(add_position(self.norm1(x), position))))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))

@@ -1,6 +1,7 @@
 """From a config to a network and its name."""
 
 import difflib
+from collections.abc import Iterator
 
 import timm
 import torch
@@ -8,7 +9,6 @@ from torch import nn
 
 from gab.config import ModelConfig, SwinConfig, TimmConfig, ViTConfig
 from gab.errors import UserError
-from gab.models.init import initialise
 from gab.models.swin import SwinTransformer
 from gab.models.vit import VisionTransformer
 from gab.random import hash_key
@@ -37,8 +37,23 @@ def variant(config: ModelConfig) -> str:
     if isinstance(config, TimmConfig):
         return config.name
     assert isinstance(config, ViTConfig | SwinConfig)
-    gab = "_gab" + ("_per_head" if config.gaussian.per_head else "") if config.gab else ""
-    return config.base + gab
+    return config.base + "".join(f"_{switch}" for switch in _switches(config))
+
+
+def _switches(config: ViTConfig | SwinConfig) -> Iterator[str]:
+    if config.gab:
+        yield "gab"
+        if config.gaussian.per_head:
+            yield "per_head"
+        if config.gaussian.class_bias != "zero":
+            yield f"class_{config.gaussian.class_bias}"
+    if isinstance(config, ViTConfig):
+        if config.join != "add":
+            yield config.join
+        if config.position.startswith("sincos"):
+            yield config.position
+        if config.life:
+            yield "life"
 
 
 def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int) -> nn.Module:
@@ -60,7 +75,7 @@ def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int
                 "model.drop_path_rate=0 for a network without it"
             ) from error
     if isinstance(model, VisionTransformer | SwinTransformer) and not config.pretrained:
-        initialise(model, model.init_scheme, seed)
+        model.start(seed)
     return model
 
 

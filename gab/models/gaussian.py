@@ -11,6 +11,8 @@ from gab.errors import UserError
 
 Grid = tuple[int, int]
 
+CLASS_BIASES = ("zero", "row_mean", "learned")
+
 SIGMA_SQUARED_FLOOR = 1e-6  # keeps values and gradients finite; one near the smallest float gives NaN gradients
 
 
@@ -33,24 +35,47 @@ def start_sigma(sigma: float | str, grid: Grid) -> float:
         raise UserError(f"model.gaussian.sigma is {sigma!r}; give a number of patches or `auto`.") from None
 
 
+def _class_rule(rule: str, prefix_tokens: int) -> str:
+    if rule not in CLASS_BIASES:
+        raise UserError(f"model.gaussian.class_bias is {rule!r}; choose one of {', '.join(CLASS_BIASES)}.")
+    if rule != "zero" and not prefix_tokens:
+        raise UserError(
+            f"model.gaussian.class_bias={rule} needs a class token, and this network has none: leave it at zero."
+        )
+    return rule
+
+
 class Gaussian(nn.Module):
     """Bias A² exp(-d² / 2σ²) between two patches at distance d (in patches), centred on the query.
 
     "Understanding Gaussian Attention Bias of Vision Transformers Using Effective Receptive Fields" (BMVC 2023), in
-    closed form. One pair (A, σ) per layer, or per head. Only σ² enters, so its sign means nothing. Rows and columns of
-    prefix tokens (class, distillation) are zero. Computed in float32 at least, whatever autocast says.
+    closed form. One pair (A, σ) per layer, or per head. Only σ² enters, so its sign means nothing. Computed in float32
+    at least, whatever autocast says.
+
+    Prefix tokens (class, distillation) have no place. As queries they get zero, which softmax ignores. As keys of a
+    patch they get what `config.class_bias` says (our options; the paper's networks have no such tokens):
+
+        zero      no bias. Not neutral: A² >= 0 lifts every patch above the class key.
+        row_mean  the mean of the patch's own row, so that the Gaussian favours neither class nor patches.
+        learned   one scalar of the layer, which starts at zero.
+
+    Raises:
+        UserError: an unknown `class_bias`, or one without prefix tokens.
     """
 
     sq_distance: Tensor
+    class_bias: nn.Parameter | None
 
     def __init__(self, config: GaussianConfig, grid: Grid, num_heads: int, prefix_tokens: int = 0):
         super().__init__()
         pairs = num_heads if config.per_head else 1
         self.grid = grid
         self.prefix_tokens = prefix_tokens
+        self.class_rule = _class_rule(config.class_bias, prefix_tokens)
         self.start = (float(config.amplitude), start_sigma(config.sigma, self.grid))
         self.amplitude = nn.Parameter(torch.empty(pairs))
         self.sigma = nn.Parameter(torch.empty(pairs))
+        self.class_bias = nn.Parameter(torch.empty(1)) if self.class_rule == "learned" else None
         self.register_buffer("sq_distance", squared_distances(self.grid), persistent=False)
         self.reset_parameters()
 
@@ -58,6 +83,8 @@ class Gaussian(nn.Module):
         with torch.no_grad():
             self.amplitude.fill_(self.start[0])
             self.sigma.fill_(self.start[1])
+            if self.class_bias is not None:
+                self.class_bias.zero_()
 
     def forward(self) -> Tensor:
         """The bias, (1, 1 or H, N, N) with N = prefix tokens + patches."""
@@ -65,10 +92,21 @@ class Gaussian(nn.Module):
             dtype = torch.promote_types(self.sigma.dtype, torch.float32)
             amplitude, sigma = (p.to(dtype).view(-1, 1, 1) for p in (self.amplitude, self.sigma))
             rate = -0.5 / (sigma * sigma).clamp_min(SIGMA_SQUARED_FLOOR)
-            bias = amplitude * amplitude * torch.exp(rate * self.sq_distance.to(dtype))
-        if self.prefix_tokens:
-            bias = F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0))
+            bias = amplitude * amplitude * torch.exp(rate * self.sq_distance.to(dtype))  # (1 or H, P, P)
+            if self.prefix_tokens:
+                bias = self._with_prefix(bias)
         return bias.unsqueeze(0)
+
+    def _with_prefix(self, bias: Tensor) -> Tensor:
+        """(1 or H, P, P) with columns of the prefix tokens by `class_bias`, and with their rows, which are zero."""
+        shape = (*bias.shape[:2], self.prefix_tokens)
+        if self.class_rule == "row_mean":
+            columns = bias.mean(dim=-1, keepdim=True).expand(shape)
+        elif self.class_bias is not None:
+            columns = self.class_bias.to(bias).expand(shape)
+        else:
+            columns = bias.new_zeros(shape)
+        return F.pad(torch.cat((columns, bias), dim=-1), (0, 0, self.prefix_tokens, 0))
 
     def set_grid(self, grid: Grid) -> None:
         """Moves to another token grid: σ keeps its extent on the image, so it is multiplied by new / old side.

@@ -1,7 +1,7 @@
 """The start of every tensor from (seed, its own name).
 
 So two variants share the start of all that they share, whatever else they hold and in whatever order it was built.
-The distributions are timm's.
+The distributions are timm's, and each method's own where its module has a `start_value`.
 """
 
 import torch
@@ -13,13 +13,24 @@ from gab.models.gaussian import Gaussian
 from gab.random import hash_key
 
 SCHEMES = ("trunc_normal", "pytorch")
-FIXED = (nn.LayerNorm, LayerScale, Gaussian)  # start from constants that they know themselves
+FIXED = (nn.LayerNorm, nn.BatchNorm2d, LayerScale, Gaussian)  # start from constants that they know themselves
 STD = 0.02
 
 
-def start_value(module: nn.Module, name: str, shape: torch.Size, scheme: str, generator: torch.Generator) -> Tensor:
-    """A float32 start of `shape` for the parameter `name` of `module`, drawn from `generator`."""
-    value = torch.empty(shape)
+def start_value(
+    module: nn.Module, name: str, parameter: nn.Parameter, scheme: str, generator: torch.Generator
+) -> Tensor:
+    """A float32 start for the parameter `name` of `module`, drawn from `generator`; frozen ones keep their values.
+
+    A module that knows better has a method `start_value(name, parameter, generator)` for its own parameters, frozen
+    ones too, which returns a tensor, or None for this rule.
+    """
+    own = getattr(module, "start_value", None)
+    if own is not None and (value := own(name, parameter, generator)) is not None:
+        return value
+    if not parameter.requires_grad:
+        return parameter.detach()
+    value = torch.empty(parameter.shape)
     if isinstance(module, nn.Conv2d) or (isinstance(module, nn.Linear) and scheme == "pytorch"):
         bound = module.weight[0].numel() ** -0.5  # PyTorch's own rule, Kaiming uniform with a = √5
         return value.uniform_(-bound, bound, generator=generator)
@@ -30,7 +41,7 @@ def start_value(module: nn.Module, name: str, shape: torch.Size, scheme: str, ge
 
 @torch.no_grad()
 def initialise(model: nn.Module, scheme: str, seed: int | None = None) -> None:
-    """Starts every trainable parameter of `model` anew; frozen ones (sinusoids) keep their values.
+    """Starts every parameter of `model` anew; frozen ones (sinusoids) keep their values unless their module draws them.
 
     Args:
         model: a network of this package.
@@ -47,7 +58,5 @@ def initialise(model: nn.Module, scheme: str, seed: int | None = None) -> None:
             module.reset_parameters()
             continue
         for name, parameter in module.named_parameters(prefix, recurse=False):
-            if parameter.requires_grad:
-                generator = torch.Generator().manual_seed(hash_key("init", seed, name))
-                own_name = name.rpartition(".")[2]
-                parameter.copy_(start_value(module, own_name, parameter.shape, scheme, generator))
+            generator = torch.Generator().manual_seed(hash_key("init", seed, name))
+            parameter.copy_(start_value(module, name.rpartition(".")[2], parameter, scheme, generator))

@@ -1,4 +1,4 @@
-"""Absolute position embeddings, and how they join the tokens."""
+"""Absolute position embeddings; `gab.models.joins` says how they join the tokens."""
 
 import math
 
@@ -42,8 +42,8 @@ def sincos_2d(grid: Grid, dim: int, prefix_tokens: int = 0) -> Tensor:
     return torch.cat((patches.new_zeros(prefix_tokens, dim), patches)).float().unsqueeze(0)
 
 
-def position_embedding(kind: str, grid: Grid, dim: int, prefix_tokens: int) -> nn.Parameter | None:
-    """The embedding (1, prefix tokens + patches, dim) of one of `POSITIONS`; sinusoids are frozen, `none` is None.
+def position_embedding(kind: str, grid: Grid, dim: int, prefix_tokens: int, layers: int = 1) -> nn.Parameter | None:
+    """The embedding (layers, prefix tokens + patches, dim) of one of `POSITIONS`; sinusoids are frozen, `none` is None.
 
     Raises:
         UserError: an unknown kind, or a width that `sincos_2d` cannot share among sines and cosines of two axes.
@@ -54,30 +54,28 @@ def position_embedding(kind: str, grid: Grid, dim: int, prefix_tokens: int) -> n
         return None
     tokens = prefix_tokens + grid[0] * grid[1]
     if kind == "learnable":
-        return nn.Parameter(torch.zeros(1, tokens, dim))
+        return nn.Parameter(torch.zeros(layers, tokens, dim))
     if kind == "sincos_2d" and dim % 4:
         raise UserError(f"model.position=sincos_2d needs a width that is a multiple of 4; model.embed_dim is {dim}.")
     table = sincos_1d(tokens, dim) if kind == "sincos_1d" else sincos_2d(grid, dim, prefix_tokens)
     return nn.Parameter(table, requires_grad=False)
 
 
+def resample_position(position: Tensor, old: Grid, new: Grid, prefix_tokens: int) -> Tensor:
+    """Bicubic (layers, N, dim) from one token grid to another, rows of prefix tokens kept."""
+    own = [resample_abs_pos_embed(layer[None], list(new), list(old), prefix_tokens) for layer in position]
+    return torch.cat(own)
+
+
 def resize_position(
     kind: str, position: nn.Parameter | None, old: Grid, new: Grid, prefix_tokens: int
 ) -> nn.Parameter | None:
-    """The embedding for another token grid: learnt ones are resampled (prefix rows kept), sinusoids computed again."""
+    """The embedding for another token grid: learnt ones are resampled, sinusoids computed again."""
     if position is None or old == new:
         return position
     if not kind.startswith("sincos"):
-        resampled = resample_abs_pos_embed(position.detach(), list(new), list(old), prefix_tokens)
+        resampled = resample_position(position.detach(), old, new, prefix_tokens)
         return nn.Parameter(resampled, requires_grad=position.requires_grad)
     fresh = position_embedding(kind, new, position.shape[-1], prefix_tokens)
     assert fresh is not None
     return nn.Parameter(fresh.to(position), requires_grad=False)
-
-
-class AddOnce(nn.Module):
-    """The usual join: the embedding is added to the tokens once, before the first layer."""
-
-    def forward(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """Tokens (B, N, C) and position (1, N, C) to tokens (B, N, C)."""
-        return tokens + position

@@ -1,11 +1,12 @@
 """Published weights into our networks: what a checkpoint lacks or holds for another image size."""
 
-from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.layers import resize_rel_pos_bias_table
 from timm.models.swin_transformer import checkpoint_filter_fn as timm_swin_filter
 from torch import Tensor
 
 from gab.models.gaussian import Gaussian, Grid, sigma_factor
-from gab.models.relative import RelPosBias
+from gab.models.position import resample_position
+from gab.models.relative import RelPosTable
 from gab.models.swin import SwinTransformer
 from gab.models.vit import VisionTransformer
 
@@ -29,17 +30,17 @@ def vit_filter(weights: Weights, model: VisionTransformer) -> Weights:
     """
     weights = dict(weights)
     height, width = model.pretrained_cfg["input_size"][1:]
-    rows, columns = model.patch_embed.patch_size
+    rows, columns = model.patch_embed.feat_ratio(as_scalar=False)  # type: ignore[misc]
     source, grid = (height // rows, width // columns), model.patch_embed.grid_size
     for name, part in model.named_modules():
         if isinstance(part, Gaussian):
             weights |= _gaussian_weights(weights, name, part, source)
         table = f"{name}.relative_position_bias_table"
-        if isinstance(part, RelPosBias) and table in weights and source != grid:
+        if isinstance(part, RelPosTable) and table in weights and source != grid:
             shape = part.relative_position_bias_table.shape
             weights[table] = resize_rel_pos_bias_table(weights[table], grid, shape, old_window_size=source)
     if "pos_embed" in weights and source != grid:
-        weights["pos_embed"] = resample_abs_pos_embed(weights["pos_embed"], grid, source, model.num_prefix_tokens)
+        weights["pos_embed"] = resample_position(weights["pos_embed"], source, grid, model.num_prefix_tokens)
     return weights
 
 

@@ -27,6 +27,11 @@ def gather_bias(table: Tensor, index: Tensor) -> Tensor:
     return table.index_select(0, index).view(tokens, tokens, -1).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
+def pad_prefix(bias: Tensor, prefix_tokens: int) -> Tensor:
+    """Zero rows and columns for prefix tokens in front of (1, H, P, P)."""
+    return F.pad(bias, (prefix_tokens, 0, prefix_tokens, 0)) if prefix_tokens else bias
+
+
 def log_offsets(grid: Grid) -> Tensor:
     """sign(d) ln(1 + |d|) of all (row, column) offsets d on `grid`: (2h - 1, 2w - 1, 2)."""
     axes = (torch.arange(1 - n, n, dtype=torch.float32) for n in grid)
@@ -66,16 +71,18 @@ class RelPosMlp(nn.Module):
 
     def forward(self) -> Tensor:
         """The bias, (1, H, N, N)."""
-        bias = gather_bias(self.mlp(self.log_offsets).flatten(0, 1), self.index)
-        return F.pad(bias, (self.prefix_tokens, 0, self.prefix_tokens, 0)) if self.prefix_tokens else bias
+        return pad_prefix(gather_bias(self.mlp(self.log_offsets).flatten(0, 1), self.index), self.prefix_tokens)
 
     def set_grid(self, grid: Grid) -> None:
         """Moves to another token grid; the MLP, a function of offsets, is evaluated at the new ones."""
         self._set_buffers(grid)
 
 
-class RelPosBias(nn.Module):
-    """Relative position bias from a table with one row per offset (Swin), and three more for a class token (BEiT)."""
+class RelPosTable(nn.Module):
+    """Relative position bias from a table with one row per offset (Swin), between patches alone.
+
+    Rows and columns of prefix tokens are zero, and so is the start: LaPE's released `relative`.
+    """
 
     index: Tensor
 
@@ -86,19 +93,19 @@ class RelPosBias(nn.Module):
         rows = self._set_index(grid, torch.device("cpu"))
         self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
 
+    def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor | None:
+        """Of the table: zero."""
+        return torch.zeros(parameter.shape)
+
     def _set_index(self, grid: Grid, device: torch.device) -> int:
         """Sets the buffer and returns the number of rows of the table."""
         self.grid = grid
-        offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
-        index = relative_position_index(self.grid)
-        if self.prefix_tokens:
-            index = prefix_position_index(index, offsets)
-        self.register_buffer("index", index.to(device), persistent=False)
-        return offsets + 3 * self.prefix_tokens
+        self.register_buffer("index", relative_position_index(grid).to(device), persistent=False)
+        return (2 * grid[0] - 1) * (2 * grid[1] - 1)
 
     def forward(self) -> Tensor:
         """The bias, (1, H, N, N)."""
-        return gather_bias(self.relative_position_bias_table, self.index)
+        return pad_prefix(gather_bias(self.relative_position_bias_table, self.index), self.prefix_tokens)
 
     def set_grid(self, grid: Grid) -> None:
         """Moves to another token grid; the table is interpolated by timm's rule."""
@@ -110,3 +117,44 @@ class RelPosBias(nn.Module):
         with torch.no_grad():
             resized = resize_rel_pos_bias_table(table, grid, (rows, self.num_heads), old_window_size=old)
         self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
+
+
+class NormedRelPosTable(RelPosTable):
+    """A table whose bias goes through a LayerNorm over the keys of each query (LaPE's released `relative` with LN)."""
+
+    def __init__(self, grid: Grid, num_heads: int, prefix_tokens: int = 0):
+        super().__init__(grid, num_heads, prefix_tokens)
+        self.norm = nn.LayerNorm(grid[0] * grid[1], eps=1e-5)
+
+    def forward(self) -> Tensor:
+        """The bias, (1, H, N, N)."""
+        return pad_prefix(self.norm(gather_bias(self.relative_position_bias_table, self.index)), self.prefix_tokens)
+
+    def set_grid(self, grid: Grid) -> None:
+        """Moves to another token grid; the norm's scale and shift are resampled as maps over the keys."""
+        old = self.grid
+        if grid == old:
+            return
+        super().set_grid(grid)
+        self.norm.normalized_shape = (grid[0] * grid[1],)
+        for name, parameter in list(self.norm.named_parameters()):
+            resized = F.interpolate(parameter.detach().view(1, 1, *old), grid, mode="bicubic").flatten()
+            setattr(self.norm, name, nn.Parameter(resized, requires_grad=parameter.requires_grad))
+
+
+class RelPosBias(RelPosTable):
+    """A table with three more rows for a class token (BEiT, timm), started from a truncated normal."""
+
+    def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor | None:
+        """Of the table: the network's rule."""
+        return None
+
+    def _set_index(self, grid: Grid, device: torch.device) -> int:
+        offsets = super()._set_index(grid, device)
+        if self.prefix_tokens:
+            self.index = prefix_position_index(self.index, offsets)
+        return offsets + 3 * self.prefix_tokens
+
+    def forward(self) -> Tensor:
+        """The bias, (1, H, N, N)."""
+        return gather_bias(self.relative_position_bias_table, self.index)

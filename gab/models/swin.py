@@ -90,8 +90,6 @@ class SwinTransformer(timm.models.SwinTransformer):
         UserError: a configuration that cannot be built.
     """
 
-    init_scheme = "trunc_normal"
-
     def __init__(
         self,
         cfg: SwinConfig,
@@ -123,8 +121,12 @@ class SwinTransformer(timm.models.SwinTransformer):
                 gaussian = Gaussian(cfg.gaussian, window, heads) if cfg.gab else None
                 block.attn = WindowAttention(block.attn.dim, heads, window, gaussian)
         self.set_grad_checkpointing(cfg.grad_checkpointing)
-        initialise(self, self.init_scheme, seed)
+        self.start(seed)
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that are never decayed."""
+    def start(self, seed: int | None = None) -> None:
+        """Starts every parameter from (seed, its name); without a seed it is drawn from PyTorch's global generator."""
+        initialise(self, "trunc_normal", seed)
+
+    def no_weight_decay(self, released: bool = False) -> set[str]:
+        """Names of the parameters that are never decayed; the released code has the same."""
         return undecayed(self)

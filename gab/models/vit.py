@@ -12,61 +12,46 @@ from torch import Tensor, nn
 
 from gab.config import ViTConfig
 from gab.errors import UserError
-from gab.models.block import EPS, Attention, Block
+from gab.models import sockets
+from gab.models.block import EPS, Attention, Block, add_position
 from gab.models.check import check_numbers, check_patches
-from gab.models.gaussian import Gaussian, Grid
+from gab.models.gaussian import Grid
 from gab.models.init import initialise
-from gab.models.position import AddOnce, position_embedding, resize_position
+from gab.models.joins import Placement
+from gab.models.position import position_embedding, resize_position
 from gab.models.protocol import undecayed
-from gab.models.qkv import PlainQKV
-from gab.models.relative import RelPosBias, RelPosMlp
-
-RELATIVE = {"mlp": RelPosMlp, "bias": RelPosBias}
-POOLS = ("token", "avg")
+from gab.models.stem import Stem
 
 
-def check(cfg: ViTConfig, img_size: tuple[int, int]) -> None:
-    """Raises UserError for a shape or a choice that cannot be built."""
+def check(cfg: ViTConfig, pools: tuple[str, ...]) -> None:
+    """Raises UserError for a shape or a choice that cannot be built, or a pooling that is not one of `pools`."""
     check_numbers(cfg)
-    check_patches(img_size, cfg.patch_size)
     if cfg.embed_dim % cfg.num_heads:
         raise UserError(
             f"model.embed_dim={cfg.embed_dim} is not divisible by model.num_heads={cfg.num_heads}; "
             "set either so that every head gets the same width."
         )
-    if cfg.pool not in POOLS:
-        raise UserError(f"model.pool is {cfg.pool!r}; choose one of {', '.join(POOLS)}.")
+    if cfg.pool not in pools:
+        raise UserError(f"model.pool is {cfg.pool!r}; choose one of {', '.join(pools)}.")
     if cfg.pool == "token" and not cfg.class_token:
         raise UserError("model.pool=token needs a class token; set model.class_token=true or model.pool=avg.")
-    if cfg.rel_pos != "none" and cfg.rel_pos not in RELATIVE:
-        raise UserError(f"model.rel_pos is {cfg.rel_pos!r}; choose one of none, {', '.join(RELATIVE)}.")
+    if cfg.distillation_token and not (cfg.class_token and cfg.pool == "token"):
+        raise UserError(
+            "model.distillation_token stands beside a class token: set model.class_token=true and model.pool=token."
+        )
+    sockets.check_position(cfg.position, cfg.join)
+    sockets.check_biases(cfg, prefix_tokens(cfg))
 
 
-def score_biases(cfg: ViTConfig, grid: Grid, prefix_tokens: int) -> dict[str, nn.Module]:
-    """The parts of one layer's bias socket, by name."""
-    biases: dict[str, nn.Module] = {}
-    if cfg.rel_pos != "none":
-        biases["rel_pos"] = RELATIVE[cfg.rel_pos](grid, cfg.num_heads, prefix_tokens)
-    if cfg.gab:
-        biases["gaussian"] = Gaussian(cfg.gaussian, grid, cfg.num_heads, prefix_tokens)
-    return biases
-
-
-def make_block(cfg: ViTConfig, grid: Grid, prefix_tokens: int, drop_path: float) -> Block:
-    """One layer of the network that `cfg` describes."""
-    attn = Attention(
-        cfg.embed_dim,
-        cfg.num_heads,
-        qkv=PlainQKV(cfg.embed_dim, cfg.qkv_bias),
-        biases=score_biases(cfg, grid, prefix_tokens),
-        attn_drop=cfg.attn_drop_rate,
-        proj_drop=cfg.proj_drop_rate,
-    )
-    return Block(cfg.embed_dim, attn, cfg.mlp_ratio, cfg.layer_scale, cfg.proj_drop_rate, drop_path)
+def prefix_tokens(cfg: ViTConfig) -> int:
+    """How many tokens stand in front of the patches: class, then distillation."""
+    return int(cfg.class_token) + int(cfg.distillation_token)
 
 
 class VisionTransformer(nn.Module):
     """A ViT with three sockets: how positions join the tokens, what biases the scores, what makes q, k and v.
+
+    Networks of its kind (compact ones, T2T-ViT, ViTAE) are subclasses that make another stem, block, norm or pooling.
 
     Args:
         cfg: shape, and one choice per socket.
@@ -80,6 +65,11 @@ class VisionTransformer(nn.Module):
         UserError: a configuration that cannot be built.
     """
 
+    eps = EPS  # of the LayerNorms
+    pools: tuple[str, ...] = ("token", "avg")
+    released_undecayed = frozenset({"pos_embed", "cls_token"})  # by name, in the released code (methods sheet of LaPE)
+
+    patch_embed: PatchEmbed | Stem
     pretrained_cfg: dict[str, Any]  # set by timm, when timm builds the network
 
     def __init__(
@@ -92,62 +82,114 @@ class VisionTransformer(nn.Module):
         seed: int | None = None,
     ):
         super().__init__()
-        size = to_2tuple(img_size)
-        check(cfg, size)
-        dim = cfg.embed_dim
+        check(cfg, self.pools)
         self.in_chans = in_chans
         self.global_pool = cfg.pool
-        self.num_features = self.head_hidden_size = self.embed_dim = dim
-        self.num_prefix_tokens = int(cfg.class_token)
+        self.num_features = self.head_hidden_size = self.embed_dim = dim = cfg.embed_dim
+        self.num_prefix_tokens = prefix_tokens(cfg)
         self.grad_checkpointing = cfg.grad_checkpointing
+        self.distilled_training = False
 
-        self.patch_embed = PatchEmbed(size, cfg.patch_size, in_chans, dim)
+        self.patch_embed = self.make_stem(cfg, to_2tuple(img_size))
         grid = self.patch_embed.grid_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cfg.class_token else None
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, dim)) if cfg.distillation_token else None
         self.position_kind = cfg.position
-        self.pos_embed = position_embedding(cfg.position, grid, dim, self.num_prefix_tokens)
-        self.join = AddOnce()
+        layers = cfg.depth if sockets.JOINS[cfg.join].per_layer else 1
+        self.pos_embed = position_embedding(cfg.position, grid, dim, self.num_prefix_tokens, layers)
+        self.join = sockets.position_join(cfg.position, cfg.join, dim, cfg.depth, self.eps)
         rates = [cfg.drop_path_rate * i / max(cfg.depth - 1, 1) for i in range(cfg.depth)]
-        self.blocks = nn.ModuleList(make_block(cfg, grid, self.num_prefix_tokens, rate) for rate in rates)
+        self.blocks = nn.ModuleList(self.make_block(cfg, grid, rate) for rate in rates)
+        reduction = self.patch_embed.feat_ratio()
         self.feature_info = [
-            {"module": f"blocks.{i}", "num_chs": dim, "reduction": cfg.patch_size} for i in range(cfg.depth)
+            {"module": f"blocks.{i}", "num_chs": dim, "reduction": reduction} for i in range(cfg.depth)
         ]
         pooled_norm = cfg.pool == "avg"  # then the norm comes after pooling
-        self.norm = nn.Identity() if pooled_norm else nn.LayerNorm(dim, eps=EPS)
-        self.fc_norm = nn.LayerNorm(dim, eps=EPS) if pooled_norm else nn.Identity()
+        self.norm = nn.Identity() if pooled_norm else self.make_norm()
+        self.fc_norm = self.make_norm() if pooled_norm else nn.Identity()
         self.head_drop = nn.Dropout(cfg.drop_rate)
         self.reset_classifier(num_classes, global_pool)
         self.init_scheme = cfg.init
+        self.start(seed)
+
+    def make_stem(self, cfg: ViTConfig, img_size: tuple[int, int]) -> PatchEmbed | Stem:
+        """From images to patch tokens, with the grid bookkeeping of timm's PatchEmbed."""
+        check_patches(img_size, cfg.patch_size)
+        return PatchEmbed(img_size, cfg.patch_size, self.in_chans, cfg.embed_dim)
+
+    def make_block(self, cfg: ViTConfig, grid: Grid, drop_path: float) -> nn.Module:
+        """One layer, called with tokens (B, N, C) and what the join adds to its attention, (1, N, C) or None."""
+        dim = cfg.embed_dim
+        attn = self.make_attention(cfg, grid)
+        return Block(dim, attn, cfg.mlp_ratio, cfg.layer_scale, cfg.proj_drop_rate, drop_path, self.eps)
+
+    def make_attention(self, cfg: ViTConfig, grid: Grid) -> Attention:
+        """Attention of one layer, with its sockets filled."""
+        prefix = self.num_prefix_tokens
+        return Attention(
+            cfg.embed_dim,
+            cfg.num_heads,
+            qkv=sockets.qkv(cfg, cfg.embed_dim, grid, prefix, cfg.qkv_bias),
+            biases=sockets.score_biases(cfg, grid, cfg.num_heads, prefix),
+            attn_drop=cfg.attn_drop_rate,
+            proj_drop=cfg.proj_drop_rate,
+        )
+
+    def make_norm(self) -> nn.Module:
+        """The last norm, before or after pooling."""
+        return nn.LayerNorm(self.embed_dim, eps=self.eps)
+
+    def start(self, seed: int | None = None) -> None:
+        """Starts every parameter from (seed, its name); without a seed it is drawn from PyTorch's global generator."""
         initialise(self, self.init_scheme, seed)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to tokens (B, N, C), the class token first, with what the join adds."""
+        """Images (B, 3, H, W) to tokens (B, N, C), class and distillation token first, without positions."""
         x = self.patch_embed(x)
-        if self.cls_token is not None:
-            x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
-        return x if self.pos_embed is None else self.join(x, self.pos_embed)
+        prefix = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
+        return torch.cat((*prefix, x), dim=1) if prefix else x
 
-    def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
-        return checkpoint(block, x) if self.grad_checkpointing else block(x)
+    def placements(self) -> list[Placement]:
+        """What the join adds in each layer."""
+        return [Placement()] * len(self.blocks) if self.join is None else self.join(self.pos_embed)
+
+    def run_block(self, block: nn.Module, x: Tensor, placement: Placement) -> Tensor:
+        x = add_position(x, placement.stream)
+        if self.grad_checkpointing:
+            return checkpoint(block, x, placement.attention)
+        return block(x, placement.attention)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, N, C); not normalised yet when the pooled features will be."""
         x = self.embed(x)
-        for block in self.blocks:
-            x = self.run_block(block, x)
+        for block, placement in zip(self.blocks, self.placements(), strict=True):
+            x = self.run_block(block, x, placement)
         return self.norm(x)
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens (B, N, C) to logits (B, classes), or to the pooled features (B, C)."""
+    def pool(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) to features (B, C), or for a network with a distillation token (B, 2, C)."""
         if self.global_pool == "avg":
-            x = x[:, self.num_prefix_tokens :].mean(dim=1)
-        elif self.global_pool == "token":
-            x = x[:, 0]
-        x = self.head_drop(self.fc_norm(x))
-        return x if pre_logits else self.head(x)
+            return x[:, self.num_prefix_tokens :].mean(dim=1)
+        if self.global_pool == "token":
+            return x[:, 0] if self.dist_token is None else x[:, :2]
+        return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) to logits (B, classes)."""
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Tokens (B, N, C) to logits (B, classes), or to the pooled features (B, C), (B, 2, C) with two tokens.
+
+        A network with a distillation token returns the mean of both heads, or in training, after
+        `set_distilled_training(True)`, the logits of each.
+        """
+        x = self.head_drop(self.fc_norm(self.pool(x)))
+        if pre_logits:
+            return x
+        if self.head_dist is None or self.global_pool != "token":
+            return self.head(x)
+        logits = self.head(x[:, 0]), self.head_dist(x[:, 1])
+        return logits if self.distilled_training and self.training else (logits[0] + logits[1]) / 2
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) to logits (B, classes); see `forward_head` for networks with two heads."""
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
@@ -164,7 +206,7 @@ class VisionTransformer(nn.Module):
 
         Returns:
             (features (B, N, C), list of (B, C, h, w) or, with output_fmt NLC, (B, h w, C)); without the features if
-            `intermediates_only`; each entry with its prefix tokens (B, 1, C) if asked for.
+            `intermediates_only`; each entry with its prefix tokens (B, 1 or 2, C) if asked for.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise UserError(f"output_fmt is {output_fmt!r}; choose NCHW or NLC.")
@@ -172,8 +214,9 @@ class VisionTransformer(nn.Module):
         height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
         x = self.embed(x)
         taken = []
-        for i, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            x = self.run_block(block, x)
+        blocks = self.blocks[: last + 1] if stop_early else self.blocks
+        for i, (block, placement) in enumerate(zip(blocks, self.placements(), strict=False)):
+            x = self.run_block(block, x, placement)
             if i in wanted:
                 taken.append(self.norm(x) if norm else x)
         prefix = self.num_prefix_tokens
@@ -190,6 +233,10 @@ class VisionTransformer(nn.Module):
         """Drops the layers after the last one in `indices`; returns the indices counted from 0."""
         wanted, last = feature_take_indices(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
+        if self.join is not None:
+            self.join.truncate(last + 1)
+            if self.join.per_layer and self.pos_embed is not None:
+                self.pos_embed = nn.Parameter(self.pos_embed.detach()[: last + 1])
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
@@ -213,28 +260,38 @@ class VisionTransformer(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head for `num_classes` (none for 0), and another pooling if given."""
         if global_pool is not None:
-            if global_pool not in ("", *POOLS) or (global_pool == "token" and self.cls_token is None):
+            if global_pool not in ("", *self.pools) or (global_pool == "token" and self.cls_token is None):
                 raise UserError(f"global_pool={global_pool!r} is not possible for this network; choose '' or avg.")
             self.global_pool = global_pool
         self.num_classes = num_classes
-        head = nn.Linear(self.embed_dim, num_classes) if num_classes > 0 else nn.Identity()
-        self.head = head.to(self.patch_embed.proj.weight).train(self.training)
+        self.head = self.make_head()
+        self.head_dist = None if self.dist_token is None else self.make_head()
 
-    def get_classifier(self) -> nn.Module:
-        """The linear head, or Identity."""
-        return self.head
+    def make_head(self) -> nn.Module:
+        head = nn.Linear(self.embed_dim, self.num_classes) if self.num_classes > 0 else nn.Identity()
+        return head.to(next(self.parameters())).train(self.training)
+
+    def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
+        """The linear head, or Identity; both heads of a network with a distillation token."""
+        return self.head if self.head_dist is None else (self.head, self.head_dist)
+
+    def set_distilled_training(self, enable: bool = True) -> None:
+        """Makes a network with a distillation token return (logits, logits of the distillation head) in training."""
+        if enable and self.head_dist is None:
+            raise UserError("This network has no distillation token: build it with distillation_token=True.")
+        self.distilled_training = enable
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trades a second forward of every block for the memory of its activations."""
         self.grad_checkpointing = enable
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that are never decayed."""
-        return undecayed(self)
+    def no_weight_decay(self, released: bool = False) -> set[str]:
+        """Names of the parameters that are never decayed; with `released` those that the released code names."""
+        return undecayed(self, self.released_undecayed if released else None)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters into layers, for layer-wise learning rates."""
         return {
-            "stem": r"^cls_token|pos_embed|patch_embed",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))],
+            "stem": r"^cls_token|dist_token|pos_embed|patch_embed",
+            "blocks": [(r"^(?:blocks|join\.norms)\.(\d+)", None), (r"^norm", (99999,))],
         }

@@ -105,6 +105,8 @@ def test_forward_intermediates(vit):
 
 def run(model, blocks):
     x = model.embed(IMAGES)
+    if model.pos_embed is not None:
+        x = x + model.pos_embed
     for block in model.blocks[:blocks]:
         x = block(x)
     return x

@@ -1,0 +1,81 @@
+"""What goes into the sockets of a transformer: one line per part, and what does not go together.
+
+Positions join the tokens (`JOINS`), biases are added to the attention scores (`RELATIVE` and the Gaussian), and a part
+of its own makes queries, keys and values (`qkv`).
+"""
+
+from typing import Any
+
+from torch import nn
+
+from gab.errors import UserError
+from gab.models.gaussian import Gaussian, Grid
+from gab.models.joins import Add, Join, Shared, Unshared
+from gab.models.lape import LaPE, LaPESharing
+from gab.models.life import LIFE
+from gab.models.position import POSITIONS
+from gab.models.qkv import PlainQKV
+from gab.models.relative import NormedRelPosTable, RelPosBias, RelPosMlp, RelPosTable
+
+JOINS: dict[str, type[Join]] = {
+    "add": Add,
+    "shared": Shared,
+    "unshared": Unshared,
+    "lape": LaPE,
+    "lape_sharing": LaPESharing,
+}
+RELATIVE: dict[str, type[nn.Module]] = {
+    "mlp": RelPosMlp,
+    "bias": RelPosBias,
+    "table": RelPosTable,
+    "table_norm": NormedRelPosTable,
+}
+
+
+def check_position(kind: str, join: str) -> None:
+    """Raises UserError for an unknown position or join, or two that do not go together."""
+    for key, value, known in (("position", kind, POSITIONS), ("join", join, tuple(JOINS))):
+        if value not in known:
+            raise UserError(f"model.{key} is {value!r}; choose one of {', '.join(known)}.")
+    if kind == "none" and join != "add":
+        raise UserError(
+            f"model.join={join} needs a position embedding: set model.position=learnable or model.join=add."
+        )
+    if kind != "learnable" and JOINS[join].per_layer:
+        raise UserError(
+            f"model.join={join} learns an embedding for every layer, which {kind} does not: set "
+            "model.position=learnable or model.join=shared."
+        )
+
+
+def check_biases(cfg: Any, prefix_tokens: int) -> None:
+    """Raises UserError for an unknown bias, or one that has no row for the prefix tokens of `cfg`."""
+    if cfg.rel_pos != "none" and cfg.rel_pos not in RELATIVE:
+        raise UserError(f"model.rel_pos is {cfg.rel_pos!r}; choose one of none, {', '.join(RELATIVE)}.")
+    if cfg.rel_pos == "bias" and prefix_tokens > 1:
+        raise UserError(
+            "model.rel_pos=bias has rows for a class token but none for a distillation token: set model.rel_pos=mlp or "
+            "model.rel_pos=table."
+        )
+
+
+def position_join(kind: str, join: str, dim: int, depth: int, eps: float) -> Join | None:
+    """The join of one stack of layers; None where there is no position."""
+    return None if kind == "none" else JOINS[join](dim, depth, eps)
+
+
+def score_biases(cfg: Any, grid: Grid, num_heads: int, prefix_tokens: int) -> dict[str, nn.Module]:
+    """The parts of one layer's bias socket, by name."""
+    biases: dict[str, nn.Module] = {}
+    if cfg.rel_pos != "none":
+        biases["rel_pos"] = RELATIVE[cfg.rel_pos](grid, num_heads, prefix_tokens)
+    if cfg.gab:
+        biases["gaussian"] = Gaussian(cfg.gaussian, grid, num_heads, prefix_tokens)
+    return biases
+
+
+def qkv(cfg: Any, dim: int, grid: Grid, prefix_tokens: int, bias: bool) -> nn.Module:
+    """What makes queries, keys and values of one layer."""
+    if cfg.life:
+        return LIFE(dim, grid, prefix_tokens, cfg.qkv_norm, cfg.aux_key)
+    return PlainQKV(dim, bias)
