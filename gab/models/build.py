@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
+from typing import Any
 
 import timm
 import torch
@@ -13,6 +14,8 @@ from gab.models.swin import SwinTransformer
 from gab.models.vit import VisionTransformer
 from gab.random import hash_key
 
+NETWORKS: dict[str, Any] = {"vit": VisionTransformer, "swin": SwinTransformer}  # by `network` of their configs
+
 
 def build(config: ModelConfig, *, image_size: int, num_classes: int, seed: int) -> nn.Module:
     """The network that `config` describes, every tensor started from (seed, its own name).
@@ -23,13 +26,11 @@ def build(config: ModelConfig, *, image_size: int, num_classes: int, seed: int) 
     Raises:
         UserError: unknown network or name (with the closest ones), or a shape that cannot be built.
     """
-    if isinstance(config, ViTConfig):
-        return VisionTransformer(config, image_size, num_classes=num_classes, seed=seed)
-    if isinstance(config, SwinConfig):
-        return SwinTransformer(config, image_size, num_classes=num_classes, seed=seed)
     if isinstance(config, TimmConfig):
         return _build_timm(config, image_size, num_classes, seed)
-    raise UserError(f"model.network is {config.network!r}; choose one of vit, swin, timm.")
+    if config.network not in NETWORKS:
+        raise UserError(f"model.network is {config.network!r}; choose one of {', '.join(NETWORKS)}, timm.")
+    return NETWORKS[config.network](config, image_size, num_classes=num_classes, seed=seed)
 
 
 def variant(config: ModelConfig) -> str:
@@ -74,8 +75,8 @@ def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int
                 f"timm could not build {config.name} with {options} ({error}): change model.kwargs, or "
                 "model.drop_path_rate=0 for a network without it"
             ) from error
-    if isinstance(model, VisionTransformer | SwinTransformer) and not config.pretrained:
-        model.start(seed)
+    if type(model) in NETWORKS.values() and not config.pretrained:
+        model.start(seed)  # type: ignore[operator]
     return model
 
 

@@ -8,8 +8,10 @@ import torch
 from omegaconf import OmegaConf
 
 from gab.models import gaussians
-from gab.models.registry import BASE, MEDIUM, SMALL, SWIN_SMALL
+from gab.models.swin_names import SMALL as SWIN_SMALL
+from gab.models.vit_names import RELPOS, sized
 
+SMALL, MEDIUM, BASE = (sized(RELPOS, size) for size in ("small", "medium", "base"))
 TINY = {"embed_dim": 24, "num_heads": 3, "depth": 2}
 NAMES = [f"vit_relpos_{size}_patch16_gab_224" for size in ("small", "medium", "base")]
 SWIN = "swin_small_patch4_window7_gab_224"

@@ -7,8 +7,8 @@ import torch
 from gab.config import GaussianConfig, SwinConfig
 from gab.errors import UserError
 from gab.models import gaussians
-from gab.models.registry import SWIN_SMALL
 from gab.models.swin import SwinTransformer
+from gab.models.swin_names import SMALL as SWIN_SMALL
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 

@@ -9,9 +9,10 @@ from timm.utils import ModelEmaV3
 
 from gab.config import GaussianConfig
 from gab.models import Gaussian, gaussians
-from gab.models.registry import BASE, MEDIUM, SMALL
 from gab.models.vit import VisionTransformer
+from gab.models.vit_names import RELPOS, sized
 
+SMALL, MEDIUM, BASE = (sized(RELPOS, size) for size in ("small", "medium", "base"))
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 

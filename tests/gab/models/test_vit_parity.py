@@ -9,9 +9,10 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 
 from gab.config import ViTConfig
-from gab.models.registry import BASE, MEDIUM, SMALL
 from gab.models.vit import VisionTransformer
+from gab.models.vit_names import RELPOS, sized
 
+SMALL, MEDIUM, BASE = (sized(RELPOS, size) for size in ("small", "medium", "base"))
 TOLERANCE = 1e-5
 
 
