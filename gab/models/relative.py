@@ -90,17 +90,17 @@ class RelPosTable(nn.Module):
         super().__init__()
         self.prefix_tokens = prefix_tokens
         self.num_heads = num_heads
-        rows = self._set_index(grid, torch.device("cpu"))
+        rows = self._set_index(grid)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
 
     def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor | None:
         """Of the table: zero."""
         return torch.zeros(parameter.shape)
 
-    def _set_index(self, grid: Grid, device: torch.device) -> int:
+    def _set_index(self, grid: Grid) -> int:
         """Sets the buffer and returns the number of rows of the table."""
         self.grid = grid
-        self.register_buffer("index", relative_position_index(grid).to(device), persistent=False)
+        self.register_buffer("index", relative_position_index(grid), persistent=False)
         return (2 * grid[0] - 1) * (2 * grid[1] - 1)
 
     def forward(self) -> Tensor:
@@ -113,7 +113,8 @@ class RelPosTable(nn.Module):
         if grid == old:
             return
         table = self.relative_position_bias_table
-        rows = self._set_index(grid, table.device)
+        rows = self._set_index(grid)
+        self.index = self.index.to(table.device)
         with torch.no_grad():
             resized = resize_rel_pos_bias_table(table, grid, (rows, self.num_heads), old_window_size=old)
         self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
@@ -149,8 +150,8 @@ class RelPosBias(RelPosTable):
         """Of the table: the network's rule."""
         return None
 
-    def _set_index(self, grid: Grid, device: torch.device) -> int:
-        offsets = super()._set_index(grid, device)
+    def _set_index(self, grid: Grid) -> int:
+        offsets = super()._set_index(grid)
         if self.prefix_tokens:
             self.index = prefix_position_index(self.index, offsets)
         return offsets + 3 * self.prefix_tokens
