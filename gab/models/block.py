@@ -5,7 +5,6 @@ from timm.layers import LayerScale, Mlp, use_fused_attn
 from torch import Tensor, nn
 
 from gab.attention import biased_attention
-from gab.models.gaussian import Grid
 from gab.models.stochastic import DropPath
 
 EPS = 1e-6  # of the LayerNorms of most vision transformers
@@ -56,12 +55,6 @@ class Attention(nn.Module):
         backend = "sdpa" if self.fused_attn else "reference"
         x = biased_attention(q, k, v, self.get_bias(q.dtype), dropout=self.attn_drop, backend=backend)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, dim)))
-
-    def set_grid(self, grid: Grid) -> None:
-        """Moves every part that knows it to another token grid."""
-        for part in (self.qkv, *(getattr(self, name) for name in self.bias_names)):
-            if hasattr(part, "set_grid"):
-                part.set_grid(grid)
 
 
 def add_position(x: Tensor, position: Tensor | None) -> Tensor:

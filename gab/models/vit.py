@@ -118,7 +118,10 @@ class VisionTransformer(nn.Module):
         return PatchEmbed(img_size, cfg.patch_size, self.in_chans, cfg.embed_dim)
 
     def make_block(self, cfg: ViTConfig, grid: Grid, drop_path: float) -> nn.Module:
-        """One layer, called with tokens (B, N, C) and what the join adds to its attention, (1, N, C) or None."""
+        """One layer, called with tokens (B, N, C) and what the join adds to its attention, (1, N, C) or None.
+
+        Whatever in it knows the grid has `set_grid(grid)`.
+        """
         dim = cfg.embed_dim
         attn = self.make_attention(cfg, grid)
         return Block(dim, attn, cfg.mlp_ratio, cfg.layer_scale, cfg.proj_drop_rate, drop_path, self.eps)
@@ -253,7 +256,7 @@ class VisionTransformer(nn.Module):
         new = self.patch_embed.grid_size
         self.pos_embed = resize_position(self.position_kind, self.pos_embed, old, new, self.num_prefix_tokens)
         for module in self.modules():
-            if isinstance(module, Attention):
+            if hasattr(module, "set_grid"):
                 module.set_grid(new)
         update_model_input_size(self, self.patch_embed.img_size, patch_size=patch_size)
 
