@@ -23,6 +23,8 @@ class Attention(nn.Module):
         proj_drop: dropout rate of the output.
     """
 
+    folded: Tensor | None
+
     def __init__(
         self,
         dim: int,
@@ -39,14 +41,24 @@ class Attention(nn.Module):
         self.bias_names = tuple(biases)
         for name, part in biases.items():
             self.add_module(name, part)
+        self.register_buffer("folded", None)
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def get_bias(self, dtype: torch.dtype) -> Tensor | None:
         """The sum of all parts, (1, 1 or H, N, N), rounded once to `dtype`: the one way into the scores."""
+        if self.folded is not None:
+            return self.folded.to(dtype)
         parts = [getattr(self, name)() for name in self.bias_names]
         return sum(parts[1:], start=parts[0]).to(dtype) if parts else None
+
+    def fold(self) -> None:
+        """Makes the sum of all biases a constant (`gab.models.fold`)."""
+        self.folded = self.get_bias(torch.float32)
+        for name in self.bias_names:
+            delattr(self, name)
+        self.bias_names = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) to (B, N, C)."""

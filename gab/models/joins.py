@@ -67,3 +67,16 @@ class Unshared(Join):
 
     def forward(self, position: Tensor) -> list[Placement]:
         return [Placement(stream=own.unsqueeze(0)) for own in position]
+
+
+class Constant(Join):
+    """What another join placed, as constants (`gab.models.fold`)."""
+
+    def __init__(self, placements: list[Placement]):
+        super().__init__(0, len(placements), 0.0)
+        for layer, placement in enumerate(placements):
+            for where, value in placement._asdict().items():
+                self.register_buffer(f"{where}{layer}", value)
+
+    def forward(self, position: Tensor | None) -> list[Placement]:
+        return [Placement(getattr(self, f"stream{i}"), getattr(self, f"attention{i}")) for i in range(self.depth)]

@@ -27,13 +27,17 @@ class WindowAttention(TimmWindowAttention):
 
     relative_position_index: Tensor
     gaussian: Gaussian | None
+    folded: Tensor | None
 
     def __init__(self, dim: int, num_heads: int, window_size: Grid, gaussian: Gaussian | None):
         super().__init__(dim, num_heads, window_size=window_size)
         self.gaussian = gaussian
+        self.register_buffer("folded", None)
 
     def get_bias(self, dtype: torch.dtype) -> Tensor:
         """Table plus Gaussian, (1, H, N, N), rounded once to `dtype`."""
+        if self.folded is not None:
+            return self.folded.to(dtype)
         bias = gather_bias(self.relative_position_bias_table, self.relative_position_index.flatten())
         if self.gaussian is not None:
             bias = bias + self.gaussian()
@@ -49,6 +53,12 @@ class WindowAttention(TimmWindowAttention):
         backend = "sdpa" if self.fused_attn else "reference"
         x = biased_attention(q, k, v, bias, dropout=self.attn_drop, backend=backend)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(windows, tokens, dim)))
+
+    def fold(self) -> None:
+        """Makes table plus Gaussian a constant (`gab.models.fold`)."""
+        self.folded = self.get_bias(torch.float32)
+        self.relative_position_bias_table = None  # type: ignore[assignment]  # gone
+        self.gaussian = None
 
     def set_window_size(self, window_size: Grid) -> None:
         """Moves to another window: the table is interpolated, sigma rescaled."""
@@ -120,6 +130,7 @@ class SwinTransformer(timm.models.SwinTransformer):
                 heads, window = block.attn.num_heads, block.attn.window_size
                 gaussian = Gaussian(cfg.gaussian, window, heads) if cfg.gab else None
                 block.attn = WindowAttention(block.attn.dim, heads, window, gaussian)
+        self.cfg = cfg
         self.set_grad_checkpointing(cfg.grad_checkpointing)
         self.start(seed)
 

@@ -17,7 +17,7 @@ from gab.models.block import EPS, Attention, Block, add_position
 from gab.models.check import check_numbers, check_patches
 from gab.models.gaussian import Grid
 from gab.models.init import initialise
-from gab.models.joins import Placement
+from gab.models.joins import Constant, Placement
 from gab.models.position import position_embedding, resize_position
 from gab.models.protocol import undecayed
 from gab.models.stem import Stem
@@ -83,6 +83,7 @@ class VisionTransformer(nn.Module):
     ):
         super().__init__()
         check(cfg, self.pools)
+        self.cfg = cfg
         self.in_chans = in_chans
         self.global_pool = cfg.pool
         self.num_features = self.head_hidden_size = self.embed_dim = dim = cfg.embed_dim
@@ -155,6 +156,12 @@ class VisionTransformer(nn.Module):
     def placements(self) -> list[Placement]:
         """What the join adds in each layer."""
         return [Placement()] * len(self.blocks) if self.join is None else self.join(self.pos_embed)
+
+    def fold(self) -> None:
+        """Makes what the join places constants (`gab.models.fold`)."""
+        if self.join is not None:
+            self.join = Constant(self.placements())
+            self.pos_embed = None
 
     def run_block(self, block: nn.Module, x: Tensor, placement: Placement) -> Tensor:
         x = add_position(x, placement.stream)
