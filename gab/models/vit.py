@@ -263,8 +263,8 @@ class VisionTransformer(nn.Module):
         new = self.patch_embed.grid_size
         self.pos_embed = resize_position(self.position_kind, self.pos_embed, old, new, self.num_prefix_tokens)
         for module in self.modules():
-            if hasattr(module, "set_grid"):
-                module.set_grid(new)
+            if callable(set_grid := getattr(module, "set_grid", None)):
+                set_grid(new)
         update_model_input_size(self, self.patch_embed.img_size, patch_size=patch_size)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
