@@ -14,6 +14,7 @@ from data.config import DataConfig
 from gab.config import (
     AugmentConfig,
     CheckpointConfig,
+    CompactConfig,
     EvalConfig,
     EvalRunConfig,
     ModelConfig,
@@ -26,7 +27,12 @@ from gab.config import (
 )
 from gab.tracking.config import TrackingConfig
 
-NETWORKS: dict[str, type[ModelConfig]] = {"vit": ViTConfig, "swin": SwinConfig, "timm": TimmConfig}
+NETWORKS: dict[str, type[ModelConfig]] = {
+    "vit": ViTConfig,
+    "compact": CompactConfig,
+    "swin": SwinConfig,
+    "timm": TimmConfig,
+}
 
 
 @dataclass

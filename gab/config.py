@@ -14,7 +14,7 @@ from omegaconf import MISSING
 class ModelConfig:
     """Common to all networks. `base` is the network's name without switches; see `gab.models.build.variant`."""
 
-    network: str = MISSING  # vit | swin | timm
+    network: str = MISSING  # vit | compact | swin | swinv2 | vitae | t2t | timm
     base: str = MISSING
     drop_path_rate: float = 0.1
 
@@ -75,6 +75,56 @@ class SwinConfig(ModelConfig):
     drop_rate: float = 0.0
     grad_checkpointing: bool = False
     drop_path_rate: float = 0.3
+
+
+@dataclass
+class ViTAEConfig(ViTConfig):
+    """ViTAE: two reduction cells and a pyramid in front of a ViT whose blocks have a convolution branch.
+
+    Positions, joins, biases and LIFE are those of its blocks; LIFE needs a width that 3 divides (`vitae_s`).
+    """
+
+    network: str = "vitae"
+    embed_dim: int = 256
+    depth: int = 7
+    num_heads: int = 4
+    mlp_ratio: float = 2.0  # also the widening of the convolution branch
+    class_token: bool = False
+    pool: str = "avg"
+    position: str = "none"
+    prm_widths: list[int] = field(default_factory=lambda: [64, 64])  # per dilation, of the two reduction cells
+    token_widths: list[int] = field(default_factory=lambda: [64, 64])  # of the two reduction cells
+    groups: int = 64  # of the convolutions in the blocks
+
+
+@dataclass
+class T2TConfig(ViTConfig):
+    """T2T-ViT: tokens of tokens in front of a ViT. Positions, joins, biases and LIFE are those of its blocks."""
+
+    network: str = "t2t"
+    embed_dim: int = 256
+    depth: int = 7
+    num_heads: int = 4
+    mlp_ratio: float = 2.0
+    qkv_bias: bool = False
+    position: str = "sincos_1d"
+    token_width: int = 64  # in the token module
+
+
+@dataclass
+class CompactConfig(ViTConfig):
+    """ViT-Lite, and with other choices CVT and CCT, for small images (methods sheet of the baselines)."""
+
+    network: str = "compact"
+    stem: str = "patch"  # patch | conv: 3 x 3 convolution and maximum, with patch_size 2 (CCT)
+    patch_size: int = 4
+    embed_dim: int = 256
+    depth: int = 7
+    num_heads: int = 4
+    mlp_ratio: float = 2.0
+    qkv_bias: bool = False
+    pool: str = "token"  # token | seq: patches, weighted by a learnt score | avg
+    attn_drop_rate: float = 0.1
 
 
 @dataclass

@@ -10,11 +10,16 @@ from torch import nn
 
 from gab.config import ModelConfig, SwinConfig, TimmConfig, ViTConfig
 from gab.errors import UserError
+from gab.models.compact import CompactTransformer
 from gab.models.swin import SwinTransformer
 from gab.models.vit import VisionTransformer
 from gab.random import hash_key
 
-NETWORKS: dict[str, Any] = {"vit": VisionTransformer, "swin": SwinTransformer}  # by `network` of their configs
+NETWORKS: dict[str, Any] = {  # by `network` of their configs
+    "vit": VisionTransformer,
+    "compact": CompactTransformer,
+    "swin": SwinTransformer,
+}
 
 
 def build(config: ModelConfig, *, image_size: int, num_classes: int, seed: int) -> nn.Module:
