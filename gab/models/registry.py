@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -62,7 +63,9 @@ def register(
         tag: of the pretrained weights, if there are any.
     """
 
-    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    def entry(
+        pretrained: bool = False, device: Any = None, dtype: torch.dtype | None = None, **kwargs: Any
+    ) -> nn.Module:
         cfg = configure(config, kwargs)
         if settings["input_size"][1:] != (224, 224):
             kwargs.setdefault("img_size", settings["input_size"][1])

@@ -162,3 +162,48 @@ def test_bad_sigma_names_the_setting():
 def test_deepcopy():
     gaussian = make((3, 3))
     assert torch.equal(copy.deepcopy(gaussian)(), gaussian())
+
+
+# -- a class token ----------------------------------------------------------------------------------------------------
+
+
+def test_zero_lifts_the_patches_above_the_class_key():
+    """The sheet's vector: one class token on a 2 x 2 grid, first row and column 0."""
+    bias = make((2, 2), prefix=1, sigma=1.0)()[0, 0]
+    assert not bias[0].any()
+    assert not bias[:, 0].any()
+    assert torch.allclose(bias[1, 1:], torch.tensor([4.0, 2.4261226, 2.4261226, 1.4715178]))
+
+
+@pytest.mark.parametrize("prefix", [1, 2])
+@pytest.mark.parametrize("per_head", [False, True])
+def test_the_mean_of_the_row_favours_neither(prefix, per_head):
+    gaussian = make((3, 4), heads=2, prefix=prefix, class_bias="row_mean", per_head=per_head)
+    with torch.no_grad():
+        gaussian.sigma.copy_(torch.linspace(0.7, 2.0, len(gaussian.sigma)))
+    bias = gaussian()[0]
+    assert not bias[:, :prefix].any()  # the class token as a query has no place
+    patches = bias[:, prefix:, prefix:]
+    for column in range(prefix):
+        assert torch.allclose(bias[:, prefix:, column], patches.mean(-1))
+    assert (bias[0, prefix:, 0].max() - bias[0, prefix:, 0].min()) > 0.01  # corners have less of the bell than centres
+
+
+def test_a_learned_scalar_starts_at_zero_and_moves():
+    gaussian = make((3, 3), heads=2, prefix=1, class_bias="learned", per_head=True)
+    assert torch.equal(gaussian(), make((3, 3), heads=2, prefix=1, per_head=True)())
+    assert gaussian.class_bias.shape == (1,)
+    with torch.no_grad():
+        gaussian.class_bias.fill_(1.5)
+    bias = gaussian()[0]
+    assert bias[:, 1:, 0].eq(1.5).all()
+    assert not bias[:, 0].any()
+    gaussian()[0, :, 1:, 0].sum().backward()
+    assert gaussian.class_bias.grad.item() == 2 * 9
+
+
+def test_class_biases_that_cannot_be():
+    with pytest.raises(UserError, match=r"class_bias is 'mean'; choose one of zero, row_mean, learned"):
+        make(class_bias="mean", prefix=1)
+    with pytest.raises(UserError, match=r"class_bias=learned needs a class token"):
+        make(class_bias="learned")

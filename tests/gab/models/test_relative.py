@@ -6,7 +6,14 @@ import torch
 
 from gab.config import GaussianConfig
 from gab.models.gaussian import Gaussian
-from gab.models.relative import RelPosBias, RelPosMlp, log_offsets
+from gab.models.relative import (
+    NormedRelPosTable,
+    RelPosBias,
+    RelPosMlp,
+    RelPosTable,
+    log_offsets,
+)
+from gab.models.vit import VisionTransformer
 
 
 def test_log_offsets_of_the_sheet():
@@ -75,3 +82,37 @@ def test_gradients_repeat_bit_for_bit_on_two_threads(rel_pos):
     finally:
         torch.set_num_threads(threads)
     assert len(seen) == 1
+
+
+def test_the_table_between_patches_alone_is_zero_for_prefix_tokens():
+    part = RelPosTable((3, 4), 2, 2)
+    with torch.no_grad():
+        part.relative_position_bias_table.normal_()
+    bias = part()
+    assert bias.shape == (1, 2, 14, 14)
+    assert not bias[:, :, :2].any()
+    assert not bias[:, :, :, :2].any()
+    alone = RelPosBias((3, 4), 2)
+    alone.load_state_dict(part.state_dict())
+    assert torch.equal(bias[:, :, 2:, 2:], alone())
+
+
+def test_the_normed_table_is_normalised_over_the_keys():
+    part = NormedRelPosTable((4, 4), 2, 1)
+    with torch.no_grad():
+        part.relative_position_bias_table.normal_()
+    patches = part()[0, :, 1:, 1:]
+    assert torch.allclose(patches.mean(-1), torch.zeros(2, 16), atol=1e-5)
+    assert torch.allclose(patches.var(-1, correction=0), torch.ones(2, 16), atol=1e-3)
+    part.set_grid((6, 6))
+    assert part().shape == (1, 2, 37, 37)
+    assert part.norm.weight.shape == (36,)
+    assert torch.allclose(part.norm.weight, torch.ones(36))
+
+
+def test_tables_start_at_zero_or_from_a_truncated_normal(deit):
+    for rel_pos, start in (("table", 0.0), ("table_norm", 0.0), ("bias", 0.02)):
+        model = VisionTransformer(deit(rel_pos=rel_pos, embed_dim=96, num_heads=12), 64, seed=0)
+        table = model.blocks[0].attn.rel_pos.relative_position_bias_table
+        assert table.std().item() == pytest.approx(start, rel=0.1)
+        assert "blocks.0.attn.rel_pos.relative_position_bias_table" in model.no_weight_decay()
