@@ -21,8 +21,10 @@ from gab.config import (
     OptimConfig,
     RunConfig,
     SwinConfig,
+    T2TConfig,
     TimmConfig,
     TrainConfig,
+    ViTAEConfig,
     ViTConfig,
 )
 from gab.tracking.config import TrackingConfig
@@ -31,6 +33,8 @@ NETWORKS: dict[str, type[ModelConfig]] = {
     "vit": ViTConfig,
     "compact": CompactConfig,
     "swin": SwinConfig,
+    "vitae": ViTAEConfig,
+    "t2t": T2TConfig,
     "timm": TimmConfig,
 }
 

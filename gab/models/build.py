@@ -12,13 +12,17 @@ from gab.config import ModelConfig, SwinConfig, TimmConfig, ViTConfig
 from gab.errors import UserError
 from gab.models.compact import CompactTransformer
 from gab.models.swin import SwinTransformer
+from gab.models.t2t import T2TTransformer
 from gab.models.vit import VisionTransformer
+from gab.models.vitae import VitaeTransformer
 from gab.random import hash_key
 
 NETWORKS: dict[str, Any] = {  # by `network` of their configs
     "vit": VisionTransformer,
     "compact": CompactTransformer,
     "swin": SwinTransformer,
+    "vitae": VitaeTransformer,
+    "t2t": T2TTransformer,
 }
 
 
@@ -56,7 +60,7 @@ def _switches(config: ViTConfig | SwinConfig) -> Iterator[str]:
     if isinstance(config, ViTConfig):
         if config.join != "add":
             yield config.join
-        if config.position.startswith("sincos"):
+        if config.position.startswith("sincos") and config.position != type(config).position:
             yield config.position
         if config.life:
             yield "life"

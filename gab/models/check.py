@@ -27,3 +27,12 @@ def check_patches(img_size: tuple[int, int], patch_size: int) -> None:
             f"Images of {img_size[0]} x {img_size[1]} do not divide into patches of model.patch_size={patch_size}; "
             "change the image size or the patch size."
         )
+
+
+def check_reduction(cfg: Any, reduction: int) -> None:
+    """Raises UserError for a patch size that is not that of a stem which is made for one."""
+    if cfg.patch_size != reduction:
+        raise UserError(
+            f"The stem of this network makes tokens of {reduction} pixels: set model.patch_size={reduction}, not "
+            f"{cfg.patch_size}."
+        )

@@ -1,10 +1,22 @@
 """Stems that are more than one patch convolution: the bookkeeping of timm's PatchEmbed around them."""
 
+from collections.abc import Sequence
+
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from gab.errors import UserError
 from gab.models.gaussian import Grid
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """A map (B, C, h, w) to tokens (B, h w, C), row-major."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def to_map(x: Tensor, grid: Sequence[int]) -> Tensor:
+    """Tokens (B, h w, C), row-major, to a map (B, C, h, w)."""
+    return x.transpose(1, 2).unflatten(2, grid)
 
 
 class Stem(nn.Module):
