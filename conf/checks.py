@@ -27,6 +27,7 @@ def check(config: Config, processes: int) -> None:
     """
     _choice("train.precision", config.train.precision, ("auto", "bf16", "fp32"))
     _choice("run.compile", config.run.compile, ("auto", "true", "false"))
+    _choice("optim.decay", config.optim.decay, ("ours", "released"))
     for section, keys in _COUNTS.items():
         for key in keys:
             _positive(f"{section}.{key}", getattr(getattr(config, section), key))

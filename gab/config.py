@@ -61,7 +61,7 @@ class ViTConfig(ModelConfig):
 
 @dataclass
 class SwinConfig(ModelConfig):
-    """Swin transformer with its relative position tables, optionally a Gaussian in every window."""
+    """Swin transformer: biases in every window, an absolute position in every stage."""
 
     network: str = "swin"
     patch_size: int = 4
@@ -70,11 +70,33 @@ class SwinConfig(ModelConfig):
     num_heads: list[int] = field(default_factory=lambda: [3, 6, 12, 24])
     window_size: int = 7
     mlp_ratio: float = 4.0
+    rel_pos: str = "bias"  # bias: its tables | none
+    position: str = "none"  # none | learnable: one embedding per stage
+    join: str = "add"  # add | shared | unshared | lape | lape_sharing, inside each stage
     gab: bool = False
     gaussian: GaussianConfig = field(default_factory=GaussianConfig)
     drop_rate: float = 0.0
     grad_checkpointing: bool = False
     drop_path_rate: float = 0.3
+
+
+@dataclass
+class SwinV2Config(ModelConfig):
+    """Swin transformer V2: cosine attention, and a continuous position bias in every window."""
+
+    network: str = "swinv2"
+    patch_size: int = 4
+    embed_dim: int = 96
+    depths: list[int] = field(default_factory=lambda: [2, 2, 6, 2])
+    num_heads: list[int] = field(default_factory=lambda: [3, 6, 12, 24])
+    window_size: int = 8
+    mlp_ratio: float = 4.0
+    life: bool = False  # q, k and v from three scales of the window
+    gab: bool = False
+    gaussian: GaussianConfig = field(default_factory=GaussianConfig)
+    drop_rate: float = 0.0
+    grad_checkpointing: bool = False
+    drop_path_rate: float = 0.2
 
 
 @dataclass
@@ -146,6 +168,7 @@ class OptimConfig:
     lr: float = 5e-4
     lr_batch: int | None = None  # lr is for this batch size: the effective one is lr * batch_size / lr_batch
     weight_decay: float = 0.05
+    decay: str = "ours"  # which parameters: ours (no token, position or table) | released (as the paper's code groups)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     warmup_epochs: float = 3.0

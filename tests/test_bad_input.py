@@ -64,6 +64,7 @@ SETTINGS = {
     "epochs": r"'epochs' is not an override: write epochs=VALUE",
     "train.precision=fp16": r"train\.precision=fp16 is unknown: choose one of auto, bf16, fp32",
     "run.compile=maybe": r"run\.compile=maybe is unknown",
+    "optim.decay=paper": r"optim\.decay=paper is unknown: choose one of ours, released",
     "run.device=tpu": r"run\.device=tpu is unknown: choose auto, cuda or cpu",
     "run.processes=two": r"run\.processes=two: give a number of processes, or auto",
     "train.epochs=0": r"train\.epochs=0: give a number of at least 1",

@@ -6,15 +6,18 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 
 from gab.config import OptimConfig
+from gab.errors import UserError
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any]]:
     """timm's two groups (1-D parameters and what `no_weight_decay` names are exempt), and the Gaussians' A and sigma.
 
     Every group has a `name` for people and an `lr_scale` for the trainer.
+
+    Raises:
+        UserError: `optim.decay=released` for a network that is not this package's.
     """
-    named = getattr(model, "no_weight_decay", None)
-    exempt = named() if callable(named) else ()
+    exempt = _exempt(model, optim.decay)
     gaussians = [p for n, p in model.named_parameters() if ".gaussian." in n and p.requires_grad]
     own = {id(p) for p in gaussians}
     groups: dict[str, dict[str, Any]] = {}
@@ -31,3 +34,16 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
         "lr_scale": optim.gaussian_lr_scale,
     }
     return [group for group in groups.values() if group["params"]]
+
+
+def _exempt(model: nn.Module, decay: str) -> set[str]:
+    """What the network itself names; with `released`, what the released code of its paper does."""
+    named = getattr(model, "no_weight_decay", None)
+    if decay == "ours":
+        return set(named()) if callable(named) else set()
+    try:
+        return named(released=True)  # type: ignore[misc]
+    except TypeError:
+        raise UserError(
+            "optim.decay=released is for this project's networks: leave it at ours for one of timm."
+        ) from None

@@ -1,7 +1,9 @@
 import pytest
+import timm
 from torch import nn
 
 from gab.config import OptimConfig, SwinConfig, ViTConfig
+from gab.errors import UserError
 from gab.models import build
 from gab.training.parameter_groups import parameter_groups
 
@@ -54,3 +56,22 @@ def test_frozen_parameters_are_left_out(model: nn.Module) -> None:
     model.get_classifier().requires_grad_(True)
     grouped = [p for group in parameter_groups(model, OptimConfig()) for p in group["params"]]
     assert {id(p) for p in grouped} == {id(p) for p in model.get_classifier().parameters()}
+
+
+def test_the_groups_of_the_released_code() -> None:
+    """There a distillation token and an embedding per layer decay; the Gaussian's pair, which it lacks, does not."""
+    config = ViTConfig(base="v", patch_size=8, embed_dim=24, depth=2, num_heads=3, join="unshared", gab=True,
+                       distillation_token=True)  # fmt: skip
+    model = build(config, image_size=32, num_classes=4, seed=0)
+    ours, released = (
+        next(names(model, g) for g in parameter_groups(model, OptimConfig(decay=decay)) if g["name"] == "decayed")
+        for decay in ("ours", "released")
+    )
+    assert released - ours == {"pos_embed", "dist_token"}
+    assert ours <= released
+
+
+def test_the_released_groups_of_a_foreign_network() -> None:
+    foreign = timm.create_model("resnet10t", num_classes=4)
+    with pytest.raises(UserError, match=r"optim\.decay=released is for this project's networks"):
+        parameter_groups(foreign, OptimConfig(decay="released"))
