@@ -8,10 +8,11 @@ import timm
 import torch
 from torch import nn
 
-from gab.config import ModelConfig, SwinConfig, TimmConfig, ViTConfig
+from gab.config import ModelConfig, SwinConfig, SwinV2Config, TimmConfig, ViTConfig
 from gab.errors import UserError
 from gab.models.compact import CompactTransformer
 from gab.models.swin import SwinTransformer
+from gab.models.swinv2 import SwinTransformerV2
 from gab.models.t2t import T2TTransformer
 from gab.models.vit import VisionTransformer
 from gab.models.vitae import VitaeTransformer
@@ -21,6 +22,7 @@ NETWORKS: dict[str, Any] = {  # by `network` of their configs
     "vit": VisionTransformer,
     "compact": CompactTransformer,
     "swin": SwinTransformer,
+    "swinv2": SwinTransformerV2,
     "vitae": VitaeTransformer,
     "t2t": T2TTransformer,
 }
@@ -46,32 +48,41 @@ def variant(config: ModelConfig) -> str:
     """The flat name of a network with its switches, e.g. `vit_s16_gab_per_head`."""
     if isinstance(config, TimmConfig):
         return config.name
-    assert isinstance(config, ViTConfig | SwinConfig)
+    assert isinstance(config, ViTConfig | SwinConfig | SwinV2Config)
     return config.base + "".join(f"_{switch}" for switch in _switches(config))
 
 
-def _switches(config: ViTConfig | SwinConfig) -> Iterator[str]:
+def _switches(config: ViTConfig | SwinConfig | SwinV2Config) -> Iterator[str]:
+    if isinstance(config, SwinConfig):
+        if config.rel_pos == "none":
+            yield "norpe"
+        if config.position != "none" and config.join == "add":
+            yield config.position
     if config.gab:
         yield "gab"
         if config.gaussian.per_head:
             yield "per_head"
         if config.gaussian.class_bias != "zero":
             yield f"class_{config.gaussian.class_bias}"
-    if isinstance(config, ViTConfig):
-        if config.join != "add":
-            yield config.join
-        if config.position.startswith("sincos") and config.position != type(config).position:
-            yield config.position
-        if config.life:
-            yield "life"
+    if isinstance(config, ViTConfig | SwinConfig) and config.join != "add":
+        yield config.join
+    if isinstance(config, ViTConfig) and config.position.startswith("sincos") and config.position != type(config).position:
+        yield config.position
+    if isinstance(config, ViTConfig | SwinV2Config) and config.life:
+        yield "life"
+
+
+def check_name(name: str) -> None:
+    """Raises UserError, with the closest names, for one that timm does not know."""
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:
+        close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(close)}?" if close else "`timm.list_models()` lists all."
+        raise UserError(f"timm has no model named {name!r}; {hint}")
 
 
 def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int) -> nn.Module:
-    known = timm.list_models()
-    if config.name.partition(".")[0] not in known:
-        close = difflib.get_close_matches(config.name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(close)}?" if close else "`timm.list_models()` lists all."
-        raise UserError(f"timm has no model named {config.name!r}; {hint}")
+    check_name(config.name)
     options = {"num_classes": num_classes, **config.kwargs}
     if config.drop_path_rate:  # not every network has one
         options["drop_path_rate"] = config.drop_path_rate

@@ -9,6 +9,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 default_cfgs: dict[str, Any] = {}  # where timm looks for the evaluation settings of the names registered here
+REGISTERED: dict[str, tuple[type[nn.Module], Any]] = {}  # network and config by name
 
 
 def evaluation(size: int = 224, **options: Any) -> dict[str, Any]:
@@ -82,5 +83,6 @@ def register(
 
     entry.__name__ = entry.__qualname__ = name
     entry.__doc__ = f"{network.__name__}; keywords: any field of {type(config).__name__}."
+    REGISTERED[name] = (network, config)
     default_cfgs.update(generate_default_cfgs({f"{name}.{tag}" if tag else name: settings}))
     globals()[name] = register_model(entry)
