@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+import timm
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -42,6 +43,33 @@ def configure(cfg: Any, kwargs: dict[str, Any]) -> Any:
     return replace(cfg, **changes)
 
 
+def arguments(cfg: Any) -> dict[str, Any]:
+    """The keywords from which `configure` makes `cfg` again; those that are None are left out, as timm does."""
+    flat: dict[str, Any] = {}
+    for field in fields(cfg):
+        value = getattr(cfg, field.name)
+        if is_dataclass(value):
+            flat |= arguments(value)
+        elif value is not None and field.name not in ("network", "base"):
+            flat[field.name] = value
+    return flat
+
+
+def generic_name(cfg: Any) -> str:
+    """The name under which timm makes any network of this kind, all of it given by keywords: `gab_vit`."""
+    return f"gab_{cfg.network}"
+
+
+def create(cfg: Any, **options: Any) -> nn.Module:
+    """The network of `cfg` as timm makes it by name, so that timm can save it and load it again.
+
+    Args:
+        cfg: a config of this package.
+        options: further keywords of timm.create_model, such as `img_size` and `num_classes`.
+    """
+    return timm.create_model(generic_name(cfg), **arguments(cfg), **options)
+
+
 def register(
     name: str,
     network: type[nn.Module],
@@ -53,6 +81,8 @@ def register(
     tag: str = "",
 ) -> None:
     """Makes `network(config)` buildable as `timm.create_model(name)`, with any field of the config as a keyword.
+
+    The first of its kind registers the kind too (`generic_name`), started from the config's defaults.
 
     Args:
         name: of the model.
@@ -86,3 +116,6 @@ def register(
     REGISTERED[name] = (network, config)
     default_cfgs.update(generate_default_cfgs({f"{name}.{tag}" if tag else name: settings}))
     globals()[name] = register_model(entry)
+    if (generic := generic_name(config)) not in REGISTERED:
+        common = {key: settings[key] for key in (*evaluation(), "first_conv") if key in settings}
+        register(generic, network, type(config)(), common, weights_filter=weights_filter, feature_cfg=feature_cfg)
