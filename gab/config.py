@@ -201,6 +201,7 @@ class TrainConfig:
     batch_size: int = 2304  # global
     precision: str = "auto"  # bf16 | fp32 | auto: bf16 on CUDA, fp32 on CPU
     ema_decay: float | None = 0.99996
+    sync_batchnorm: bool = False  # BatchNorm, in networks that have it, over all processes instead of over each
     eval_every: int = 1  # epochs
     max_steps: int | None = None  # of an epoch; null: all
     eval_images: int | None = None  # the first ones, of an evaluation in training; null: all

@@ -66,7 +66,11 @@ def _switches(config: ViTConfig | SwinConfig | SwinV2Config) -> Iterator[str]:
             yield f"class_{config.gaussian.class_bias}"
     if isinstance(config, ViTConfig | SwinConfig) and config.join != "add":
         yield config.join
-    if isinstance(config, ViTConfig) and config.position.startswith("sincos") and config.position != type(config).position:
+    if (
+        isinstance(config, ViTConfig)
+        and config.position.startswith("sincos")
+        and config.position != type(config).position
+    ):
         yield config.position
     if isinstance(config, ViTConfig | SwinV2Config) and config.life:
         yield "life"

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from gab.config import CompactConfig
 from gab.errors import UserError
 from gab.models.block import Block, add_position
+from gab.models.check import check_reduction
 from gab.models.gaussian import Grid
 from gab.models.pretrained import vit_filter
 from gab.models.registry import evaluation, register
-from gab.models.stem import Stem
+from gab.models.stem import Stem, to_tokens
 from gab.models.vit import VisionTransformer
 
 STEMS = ("patch", "conv")
@@ -55,7 +56,7 @@ class ConvTokenizer(Stem):
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, H W / 4, C)."""
         self.check_size(x)
-        return self.pool(self.act(self.proj(x))).flatten(2).transpose(1, 2)
+        return to_tokens(self.pool(self.act(self.proj(x))))
 
 
 class CompactBlock(Block):
@@ -87,8 +88,7 @@ class CompactTransformer(VisionTransformer):
         if cfg.stem not in STEMS:
             raise UserError(f"model.stem is {cfg.stem!r}; choose one of {', '.join(STEMS)}.")
         if cfg.stem == "conv":
-            if cfg.patch_size != 2:
-                raise UserError("model.stem=conv makes tokens of 2 pixels: set model.patch_size=2 or model.stem=patch.")
+            check_reduction(cfg, 2)
             return ConvTokenizer(img_size, self.in_chans, cfg.embed_dim)
         stem = super().make_stem(cfg, img_size)
         stem.proj = TokenizerConv(self.in_chans, cfg.embed_dim, cfg.patch_size, stride=cfg.patch_size)

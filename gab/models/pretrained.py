@@ -2,12 +2,15 @@
 
 from timm.layers import resize_rel_pos_bias_table
 from timm.models.swin_transformer import checkpoint_filter_fn as timm_swin_filter
+from timm.models.swin_transformer_v2 import checkpoint_filter_fn as timm_swinv2_filter
 from torch import Tensor
 
 from gab.models.gaussian import Gaussian, Grid, sigma_factor
 from gab.models.position import resample_position
 from gab.models.relative import RelPosTable
 from gab.models.swin import SwinTransformer
+from gab.models.swin_position import PositionedStage
+from gab.models.swinv2 import SwinTransformerV2
 from gab.models.vit import VisionTransformer
 
 Weights = dict[str, Tensor]
@@ -45,12 +48,28 @@ def vit_filter(weights: Weights, model: VisionTransformer) -> Weights:
 
 
 def swin_filter(weights: Weights, model: SwinTransformer) -> Weights:
-    """Like `vit_filter` for Swin; the window of the checkpoint follows from the size of its tables."""
+    """Like `vit_filter` for Swin.
+
+    The window of the checkpoint follows from the size of its tables (without them it is taken for that of `model`),
+    the grid of its stages from the size of their positions, which is taken to be square.
+    """
     tables = {name: value.shape[0] for name, value in weights.items() if name.endswith("relative_position_bias_table")}
     filtered = timm_swin_filter(weights, model)
     for name, part in model.named_modules():
         if isinstance(part, Gaussian):
-            offsets = tables[name.replace("gaussian", "relative_position_bias_table")]  # (2 side - 1)²
-            side = (int(offsets**0.5) + 1) // 2
-            filtered |= _gaussian_weights(filtered, name, part, (side, side))
+            offsets = tables.get(name.replace("gaussian", "relative_position_bias_table"))  # (2 side - 1)²
+            side = (int(offsets**0.5) + 1) // 2 if offsets else 0
+            filtered |= _gaussian_weights(filtered, name, part, (side, side) if side else part.grid)
+        if isinstance(part, PositionedStage) and (position := filtered.get(f"{name}.pos_embed")) is not None:
+            side = int(position.shape[1] ** 0.5)
+            filtered[f"{name}.pos_embed"] = resample_position(position, (side, side), part.output_resolution, 0)
+    return filtered
+
+
+def swinv2_filter(weights: Weights, model: SwinTransformerV2) -> Weights:
+    """Like `vit_filter` for Swin V2, where nothing but sigma depends on the window, which is taken to be the same."""
+    filtered = timm_swinv2_filter(weights, model)
+    for name, part in model.named_modules():
+        if isinstance(part, Gaussian):
+            filtered |= _gaussian_weights(filtered, name, part, part.grid)
     return filtered

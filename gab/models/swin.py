@@ -1,47 +1,59 @@
-"""Swin transformer with the Gaussian attention bias in its windows."""
+"""Swin transformer with the Gaussian attention bias in its windows, and with absolute positions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import timm.models
 import torch
 from timm.layers import to_2tuple
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer import WindowAttention as TimmWindowAttention
-from torch import Tensor
+from torch import Tensor, nn
 
 from gab.attention import biased_attention
-from gab.config import SwinConfig
+from gab.config import SwinConfig, SwinV2Config
 from gab.errors import UserError
+from gab.models import sockets
 from gab.models.check import check_numbers, check_patches
 from gab.models.gaussian import Gaussian, Grid
 from gab.models.init import initialise
 from gab.models.protocol import undecayed
 from gab.models.relative import gather_bias
+from gab.models.swin_position import give_positions
+
+POSITIONS = ("none", "learnable")
+RELATIVE = ("none", "bias")
 
 
 class WindowAttention(TimmWindowAttention):
     """timm's window attention with one way for all biases: table plus Gaussian, then the mask of shifted windows.
 
-    How the paper treats shifted windows is not published; here the Gaussian is added before their mask.
+    Either may be missing. How the paper treats shifted windows is not published; here the Gaussian is added before
+    their mask.
     """
 
+    relative_position_bias_table: nn.Parameter | None  # type: ignore[assignment]  # timm's is always there
     relative_position_index: Tensor
     gaussian: Gaussian | None
     folded: Tensor | None
 
-    def __init__(self, dim: int, num_heads: int, window_size: Grid, gaussian: Gaussian | None):
+    def __init__(self, dim: int, num_heads: int, window_size: Grid, table: bool, gaussian: Gaussian | None):
         super().__init__(dim, num_heads, window_size=window_size)
+        if not table:
+            self.relative_position_bias_table = None
         self.gaussian = gaussian
         self.register_buffer("folded", None)
 
-    def get_bias(self, dtype: torch.dtype) -> Tensor:
-        """Table plus Gaussian, (1, H, N, N), rounded once to `dtype`."""
+    def get_bias(self, dtype: torch.dtype) -> Tensor | None:
+        """Table plus Gaussian, (1, 1 or H, N, N), rounded once to `dtype`; None without either."""
         if self.folded is not None:
             return self.folded.to(dtype)
-        bias = gather_bias(self.relative_position_bias_table, self.relative_position_index.flatten())
+        parts = []
+        if self.relative_position_bias_table is not None:
+            parts.append(gather_bias(self.relative_position_bias_table, self.relative_position_index.flatten()))
         if self.gaussian is not None:
-            bias = bias + self.gaussian()
-        return bias.to(dtype)
+            parts.append(self.gaussian())
+        return sum(parts[1:], start=parts[0]).to(dtype) if parts else None
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of all windows (B W, N, C), window index fastest, to the same; `mask` (W, N, N) is added to scores."""
@@ -49,7 +61,8 @@ class WindowAttention(TimmWindowAttention):
         q, k, v = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         bias = self.get_bias(q.dtype)
         if mask is not None:
-            bias = bias + mask.unsqueeze(1).to(q.dtype)  # (W, H, N, N)
+            mask = mask.unsqueeze(1).to(q.dtype)
+            bias = mask if bias is None else bias + mask  # (W, 1 or H, N, N)
         backend = "sdpa" if self.fused_attn else "reference"
         x = biased_attention(q, k, v, bias, dropout=self.attn_drop, backend=backend)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(windows, tokens, dim)))
@@ -57,17 +70,20 @@ class WindowAttention(TimmWindowAttention):
     def fold(self) -> None:
         """Makes table plus Gaussian a constant (`gab.models.fold`)."""
         self.folded = self.get_bias(torch.float32)
-        self.relative_position_bias_table = None  # type: ignore[assignment]  # gone
+        self.relative_position_bias_table = None
         self.gaussian = None
 
     def set_window_size(self, window_size: Grid) -> None:
         """Moves to another window: the table is interpolated, sigma rescaled."""
-        super().set_window_size(window_size)
+        if self.relative_position_bias_table is not None:
+            super().set_window_size(window_size)
+        else:
+            self.window_size, self.window_area = window_size, window_size[0] * window_size[1]
         if self.gaussian is not None:
             self.gaussian.set_grid(self.window_size)
 
 
-def check(cfg: SwinConfig, img_size: tuple[int, int]) -> None:
+def check(cfg: SwinConfig | SwinV2Config, img_size: tuple[int, int]) -> None:
     """Raises UserError for a shape that cannot be built."""
     check_numbers(cfg)
     check_patches(img_size, cfg.patch_size)
@@ -85,8 +101,30 @@ def check(cfg: SwinConfig, img_size: tuple[int, int]) -> None:
             )
 
 
+def check_parts(cfg: SwinConfig) -> None:
+    """Raises UserError for unknown parts, or parts that do not go together."""
+    for key, value, known in (("rel_pos", cfg.rel_pos, RELATIVE), ("position", cfg.position, POSITIONS)):
+        if value not in known:
+            raise UserError(f"model.{key} is {value!r}; a Swin transformer takes one of {', '.join(known)}.")
+    sockets.check_position(cfg.position, cfg.join)
+
+
+def timm_options(cfg: SwinConfig | SwinV2Config) -> dict[str, Any]:
+    """The shape and the rates of `cfg` as timm's Swin transformers take them."""
+    return {
+        "patch_size": cfg.patch_size,
+        "embed_dim": cfg.embed_dim,
+        "depths": tuple(cfg.depths),
+        "num_heads": tuple(cfg.num_heads),
+        "window_size": cfg.window_size,
+        "mlp_ratio": cfg.mlp_ratio,
+        "drop_rate": cfg.drop_rate,
+        "drop_path_rate": cfg.drop_path_rate,
+    }
+
+
 class SwinTransformer(timm.models.SwinTransformer):
-    """timm's Swin transformer, every window with the relative position table and, if asked for, a Gaussian.
+    """timm's Swin transformer, with a choice of biases in every window and of positions in every stage.
 
     Args:
         cfg: shape and switches.
@@ -111,25 +149,16 @@ class SwinTransformer(timm.models.SwinTransformer):
     ):
         size = to_2tuple(img_size)
         check(cfg, size)
-        super().__init__(
-            img_size=size,
-            patch_size=cfg.patch_size,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            embed_dim=cfg.embed_dim,
-            depths=tuple(cfg.depths),
-            num_heads=tuple(cfg.num_heads),
-            window_size=cfg.window_size,
-            mlp_ratio=cfg.mlp_ratio,
-            drop_rate=cfg.drop_rate,
-            drop_path_rate=cfg.drop_path_rate,
-        )
+        check_parts(cfg)
+        super().__init__(size, in_chans=in_chans, num_classes=num_classes, global_pool=global_pool, **timm_options(cfg))
         for block in self.modules():
             if isinstance(block, SwinTransformerBlock):
                 heads, window = block.attn.num_heads, block.attn.window_size
                 gaussian = Gaussian(cfg.gaussian, window, heads) if cfg.gab else None
-                block.attn = WindowAttention(block.attn.dim, heads, window, gaussian)
+                block.attn = WindowAttention(block.attn.dim, heads, window, cfg.rel_pos == "bias", gaussian)
+        if cfg.position != "none":
+            for index, stage in enumerate(self.layers):
+                give_positions(stage, cfg.embed_dim * 2**index, cfg.position, cfg.join)
         self.cfg = cfg
         self.set_grad_checkpointing(cfg.grad_checkpointing)
         self.start(seed)
@@ -141,3 +170,15 @@ class SwinTransformer(timm.models.SwinTransformer):
     def no_weight_decay(self, released: bool = False) -> set[str]:
         """Names of the parameters that are never decayed; the released code has the same."""
         return undecayed(self)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that sort parameters into layers, for layer-wise learning rates.
+
+        Patch merging and the embedding of a stage go with its first block.
+        """
+        blocks = [
+            (r"^layers\.(\d+)\.(?:downsample|pos_embed)", (0,)),
+            (r"^layers\.(\d+)\.(?:blocks|join\.norms)\.(\d+)", None),
+            (r"^norm", (99999,)),
+        ]
+        return {"stem": r"^patch_embed", "blocks": r"^layers\.(\d+)" if coarse else blocks}
