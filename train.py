@@ -23,7 +23,7 @@ from gab.models import build, variant
 from gab.tracking import figures, provenance
 from gab.tracking.observer import Observer
 from gab.tracking.record import read
-from gab.training import checkpoint
+from gab.training import batchnorm, checkpoint
 from gab.training.checkpoint import expected_bytes
 from gab.training.checkpoint_store import CheckpointStore, most_files
 from gab.training.determinism import make_deterministic
@@ -218,6 +218,9 @@ def introduce(
         f"epochs: {config.train.epochs} of {trainer.steps_per_epoch} steps, batch {config.train.batch_size}, "
         f"learning rate {lr:g}, {config.train.precision}, {trainer.processes.count} x {trainer.processes.device.type}"
     )
+    images = config.run.micro_batch or config.train.batch_size // trainer.processes.count
+    if said := batchnorm.describe(state.model, trainer.processes, images):
+        observer.say(said)
     for part in config.augment.missing:
         observer.say(f"not built in yet, so this run trains without it: {part}")
     if stored:

@@ -5,6 +5,7 @@ from omegaconf import DictConfig
 
 from conf.schema import Config, EvaluateConfig
 from gab.config import TimmConfig
+from gab.distributed.processes import choose_device
 from gab.errors import UserError
 from gab.tracking.session import resolve_mode
 
@@ -41,6 +42,8 @@ def check(config: Config, processes: int) -> None:
     if minutes is not None and minutes <= 0:
         raise UserError(f"checkpoint.every_minutes={minutes:g}: give a positive number, or null for none by time")
     resolve_mode(config.tracking)
+    if config.train.sync_batchnorm and processes > 1 and choose_device(config.run.device) == "cpu":
+        raise UserError("train.sync_batchnorm=true needs GPUs, PyTorch has no such layer for CPU: set it to false")
     _batch(config, processes)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from timm.layers import PatchEmbed, to_2tuple
-from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from gab.models.init import initialise
 from gab.models.joins import Constant, Placement
 from gab.models.position import position_embedding, resize_position
 from gab.models.protocol import undecayed
+from gab.models.recompute import recomputed
 from gab.models.stem import Stem
 
 
@@ -166,7 +166,7 @@ class VisionTransformer(nn.Module):
     def run_block(self, block: nn.Module, x: Tensor, placement: Placement) -> Tensor:
         x = add_position(x, placement.stream)
         if self.grad_checkpointing:
-            return checkpoint(block, x, placement.attention)
+            return recomputed(block, x, placement.attention)
         return block(x, placement.attention)
 
     def forward_features(self, x: Tensor) -> Tensor:

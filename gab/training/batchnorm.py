@@ -1,12 +1,39 @@
-"""What BatchNorm layers have seen: each process for itself, until the end of an epoch makes it one model again."""
+"""What BatchNorm layers have seen: each process for itself, until the end of an epoch makes it one model again.
+
+Or, with `train.sync_batchnorm`, all processes together in every step.
+"""
 
 from typing import Any
 
+from timm.layers import convert_sync_batchnorm
 from timm.utils import distribute_bn
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gab.distributed.processes import Processes
 from gab.training.state import TrainState
+
+
+def synchronised(model: nn.Module, processes: Processes) -> nn.Module:
+    """`model` with BatchNorm over the batches of all processes, which takes GPUs; unchanged with a single process."""
+    return convert_sync_batchnorm(model) if processes.count > 1 else model
+
+
+def describe(model: nn.Module, processes: Processes, images: int) -> str | None:
+    """What its BatchNorm layers see, if the model has any and there are several processes.
+
+    Args:
+        images: of a (micro-)batch of one process.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    if not norms or processes.count == 1:
+        return None
+    if all(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+        return f"BatchNorm: statistics synchronised, over {images * processes.count} images of all processes"
+    return (
+        f"BatchNorm: statistics per process, over {images} images each, averaged after every epoch; "
+        "train.sync_batchnorm=true takes all processes together"
+    )
 
 
 def average(state: TrainState, processes: Processes) -> None:

@@ -72,6 +72,8 @@ class Trainer:
         self.saved = (0, 0)  # steps and epochs that the newest checkpoint holds
 
         self.initial_weights = weights_digest(model)
+        if config.train.sync_batchnorm:
+            model = batchnorm.synchronised(model, processes)
         model.to(processes.device)
         ema = ModelEmaV3(model, decay=config.train.ema_decay) if config.train.ema_decay else None
         keys = attach_keys(model, config.seed, processes.device)
