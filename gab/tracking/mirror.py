@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gab.tracking.config import TrackingConfig
+from gab.tracking.forks import keep_apart
 from gab.tracking.metrics import DashboardRows, metrics
 from gab.tracking.session import Session, resolve_mode
 from gab.tracking.wandb_run import find_id, options, read_sent, store_sent
@@ -75,6 +76,7 @@ class Mirror:
         self._record = DashboardRows(self._folder / "record.jsonl")
         self._sent_before = read_sent(self._folder)
         self._session = Session(self._mode, chosen, self._sent_before.rows, self._warnings.put)
+        keep_apart()
         self._thread = threading.Thread(target=self._work, name="wandb mirror", daemon=True)
         self._thread.start()
 
