@@ -6,6 +6,7 @@ W&B is imported only when a run is opened. Nothing here may be called from the t
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -56,6 +57,8 @@ class Session:
         self.uploaded: int | None = None  # rows that its server has for certain; None: it was not reached
         self.folders: list[Path] = []  # one per opened run: W&B starts a new one whenever a run is opened again
         self.url: str | None = None
+        self._first = next_row  # that the offline run which is open begins with
+        self._cut: list[Path] = []  # offline runs of this start that miss rows, until another one has all of them
         self._mode = mode
         self._options = options
         self._failures_left = FAILURES
@@ -76,9 +79,19 @@ class Session:
                 if self._mode == "online":
                     self.url = self._run.url
                     self.next_row = self.uploaded = self._run.starting_step
+                else:
+                    self._first = self.next_row
+                    self._replace_cut()
             except Exception as error:
                 what, self._mode = f"W&B {self._mode} did not start", "offline"
                 self._recover(error, what)
+
+    def _replace_cut(self) -> None:
+        """An offline run begins where those that were cut off began, so they are no longer needed."""
+        for folder in self._cut:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.folders.remove(folder)
+        self._cut.clear()
 
     def log(self, metrics: dict[str, float]) -> bool:
         """Logs row `next_row`; whether W&B took it. If not, the run may be open again and lack another row."""
@@ -140,6 +153,9 @@ class Session:
                 os.kill(process, signal.SIGKILL)
 
     def _recover(self, error: Exception, what: str) -> None:
+        if self._run is not None and self._mode == "offline":  # what its wandb-core had not written yet is lost
+            self.next_row = self._first
+            self._cut.append(self.folders[-1])
         self._run = None
         self._failures_left = max(self._failures_left - 1, 0)
         if self._abandoned:

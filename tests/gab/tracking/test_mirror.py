@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -274,17 +275,23 @@ def test_a_record_that_cannot_be_read_stops_the_mirror_only(folder: Path, mirror
     assert warning.startswith(f"W&B is given up, as {folder} cannot be read (")
 
 
-def test_a_killed_wandb_core_is_replaced(folder: Path, mirrored, wandb_files) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])  # the second from scancel
+@pytest.mark.parametrize("later", [[], [LATER]])
+def test_a_killed_wandb_core_is_replaced(folder: Path, mirrored, wandb_files, number: int, later: list[dict]) -> None:
+    first = mirrored(folder)
+    first.log(TRAIN)
+    first.finish()
     run = mirrored(folder)
-    run.log(TRAIN)
-    wait_for((folder / "wandb_logged").exists)
+    run.log(EVAL)
+    wait_for(lambda: json.loads((folder / "wandb_logged").read_text())["rows"] == 2)
     (core,) = core_processes()
-    os.kill(core, signal.SIGKILL)
-    wait_for(lambda: not core_processes())
-    run.log(EVAL, LATER)
+    os.kill(core, number)
+    wait_for(lambda: core not in core_processes())
+    run.log(*later)
     run.finish()
     assert len(run.warnings) == 1
-    assert steps(wandb_files(folder).rows)[-2:] == [(10, True), (20, True)]
+    assert steps(wandb_files(folder).rows) == [(5, False), (10, True), (20, True)][: 2 + len(later)]
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 2
 
 
 def test_a_hanging_wandb_core_is_replaced_and_blocks_nobody(

@@ -191,7 +191,7 @@ def test_scancel_reaches_wandb_core_too_and_the_end_is_in_the_same_run(
     run.log(*map(evaluation, range(1, 4)))
     (core,) = core_processes()
     os.kill(core, signal.SIGTERM)
-    await_true(lambda: not core_processes())
+    await_true(lambda: core not in core_processes())  # a row on its way has maybe started another one
     run.log(*map(evaluation, range(4, 4 + rows_after)))
     assert run.finish() == f"W&B: {peer.url}/lab/gab/runs/{run.id}."
     assert list(peer.runs) == [run.id]
