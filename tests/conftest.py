@@ -82,3 +82,15 @@ def rows() -> Callable[..., list[dict]]:
         return [row for row in map(json.loads, lines) if kind in (None, row["kind"])]
 
     return read
+
+
+@pytest.fixture
+def no_ffcv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without FFCV, whatever of it this process has imported before."""
+    needing = ("ffcv.", "data.ffcv_loader", "data.turbojpeg")  # the parts of an import that are there are not made anew
+    for name in [name for name in sys.modules if name.startswith(needing)]:
+        package, _, attribute = name.rpartition(".")
+        if package == "data":  # where `from data import ...` would find it
+            monkeypatch.delattr(sys.modules[package], attribute, raising=False)
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ffcv", None)  # imports of it fail

@@ -1,7 +1,6 @@
 import os
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -397,10 +396,8 @@ def test_a_file_of_another_transform_is_refused(data, ffcv_eval, tmp_path):
         open_eval(other, batch_size=4)
 
 
-def test_without_ffcv_the_remedy_is_named(data, monkeypatch):
-    monkeypatch.setitem(sys.modules, "ffcv", None)  # imports of it fail
-    for name in [name for name in sys.modules if name.startswith(("ffcv.", "data.ffcv_loader", "data.turbojpeg"))]:
-        monkeypatch.delitem(sys.modules, name)
+@pytest.mark.usefixtures("no_ffcv")
+def test_without_ffcv_the_remedy_is_named(data):
     write_split(data, "train", workers=2)
     with pytest.raises(DataError, match=r"apt-get install .*libturbojpeg0-dev.*conda .*data.loader=torch"):
         open_train(data, batch_size=BATCH, seed=SEED)

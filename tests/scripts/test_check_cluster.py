@@ -206,10 +206,11 @@ def test_the_server_of_wandb_is_its_clients(monkeypatch: pytest.MonkeyPatch) -> 
     assert node.wandb_url() == node.WANDB
 
 
-def test_ffcv_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ffcv", None)
-    monkeypatch.delitem(sys.modules, "data.ffcv_loader", raising=False)
-    monkeypatch.delattr("data.ffcv_loader", raising=False)
+@pytest.mark.parametrize("imported", [False, pytest.param(True, marks=pytest.mark.ffcv)])
+def test_ffcv_that_is_not_there_is_missing(imported: bool, request: pytest.FixtureRequest) -> None:
+    if imported:
+        pytest.importorskip("data.ffcv_loader", exc_type=ImportError)
+    request.getfixturevalue("no_ffcv")
     assert node.versions()["ffcv"] == "missing"
 
 
