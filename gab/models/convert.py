@@ -26,6 +26,8 @@ from gab.models.vit import VisionTransformer
 
 CONTAINERS = ("state_dict_ema", "state_dict", "model", "model_ema")  # the first there is: what its paper evaluates
 
+FEW = 3  # names of one kind that a message spells out
+
 
 class Rules(NamedTuple):
     """How released names become ours.
@@ -249,8 +251,7 @@ def _join(position: str, norms: bool, weights: Weights, config: Any) -> str:
     """The join that has these weights; of several, the one of `config`, else the usual one."""
     if position == "none":
         return "add"
-    layers = len(weights["pos_embed"]) if "pos_embed" in weights else 1
-    if layers > 1:
+    if any(len(value) > 1 for name, value in weights.items() if name.endswith("pos_embed")):
         return "unshared"
     possible = ("lape", "lape_sharing") if norms else ("add", "shared")
     return config.join if getattr(config, "join", None) in possible else possible[0]
@@ -314,7 +315,20 @@ def _on_meta(model_name: str, options: dict[str, Any]) -> nn.Module:
         raise UserError(f"timm cannot build {model_name} with {options} ({error}): change the options.") from error
 
 
+def _listed(names: list[str]) -> str:
+    """All names; those that many layers have as one, `blocks.{0,1,2,3}.norm1.weight`."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(re.sub(r"\d+", "#", name, count=1), []).append(name)
+    listed: list[str] = []
+    for pattern, group in groups.items():
+        numbers = ",".join(match[0] for name in group if (match := re.search(r"\d+", name)))
+        listed += group if len(group) <= FEW else [pattern.replace("#", f"{{{numbers}}}", 1)]
+    return ", ".join(listed)
+
+
 def _refuse_misfits(weights: Weights, own: Mapping[str, Tensor], renamed: dict[str, str], network: str) -> None:
+    """Raises UserError with all names that do not fit: unknown ones as released, missing ones as ours."""
     released = {new: old for old, new in renamed.items()}
     unknown = [released.get(name, name) for name in weights if name not in own]
     missing = [name for name in own if name not in weights]
@@ -324,8 +338,8 @@ def _refuse_misfits(weights: Weights, own: Mapping[str, Tensor], renamed: dict[s
         if name in weights and weights[name].shape != value.shape
     ]
     if problems := [
-        *([f"it does not know {', '.join(unknown)}"] if unknown else []),
-        *([f"it lacks {', '.join(missing)}"] if missing else []),
+        *([f"it does not know {_listed(unknown)}"] if unknown else []),
+        *([f"they lack {_listed(missing)}"] if missing else []),
         *misshapen,
     ]:
         raise UserError(
