@@ -1,10 +1,9 @@
 """How an absolute position embedding joins the tokens.
 
-A join is called with the embedding and says, layer by layer, what to add and where (`Placement`). A new one is a class
-here, or in a file of its own, and a line in `gab/models/sockets.py`.
+A join is called with the embedding and says, layer by layer, what to add and where (`Placement`).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,8 +15,13 @@ class Placement(NamedTuple):
     attention: Tensor | None = None
 
 
+JOINS: dict[str, type["Join"]] = {}  # by the name that `model.join` chooses them by
+
+
 class Join(nn.Module):
     """The base of all: `forward` takes the embedding (1, N, C) to one `Placement` per layer.
+
+    A subclass gives its name: `class X(Join, name="x")`.
 
     Args:
         dim: width C.
@@ -26,6 +30,11 @@ class Join(nn.Module):
     """
 
     per_layer = False  # whether it takes an embedding of its own for every layer, (depth, N, C)
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            JOINS[name] = cls
 
     def __init__(self, dim: int, depth: int, eps: float):
         super().__init__()
@@ -42,14 +51,14 @@ class Join(nn.Module):
         return f"depth={self.depth}"
 
 
-class Add(Join):
+class Add(Join, name="add"):
     """The usual join: added to the tokens once, before the first layer."""
 
     def forward(self, position: Tensor) -> list[Placement]:
         return [Placement(stream=position), *[Placement()] * (self.depth - 1)]
 
 
-class Shared(Join):
+class Shared(Join, name="shared"):
     """The same embedding added to the tokens before every layer.
 
     It lands on the residual stream, as in LaPE's released code (`share`); the paper's text has it inside the attention
@@ -60,7 +69,7 @@ class Shared(Join):
         return [Placement(stream=position)] * self.depth
 
 
-class Unshared(Join):
+class Unshared(Join, name="unshared"):
     """An embedding of its own for every layer, added to the tokens before it (LaPE's released `unshare`)."""
 
     per_layer = True

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from gab.models.joins import Join, Placement
 
 
-class LaPE(Join):
+class LaPE(Join, name="lape"):
     """Layer-adaptive position embedding, progressive: every layer normalises what the layer before it made.
 
     "LaPE: Layer-adaptive Position Embedding for Vision Transformers with Independent Layer Normalization" (ICCV 2023):
@@ -32,7 +32,7 @@ class LaPE(Join):
         self.norms = self.norms[:depth]
 
 
-class LaPESharing(LaPE):
+class LaPESharing(LaPE, name="lape_sharing"):
     """The first version ("Position Embedding Needs an Independent Layer Normalization", arXiv 2212.05262).
 
     Every layer normalises the same embedding: w_l = LN_l(w).

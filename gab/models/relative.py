@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from timm.layers import Mlp, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
+from gab.models.bias import ScoreBias
 from gab.models.gaussian import Grid
 from gab.models.stochastic import BiasDropout
 
@@ -47,7 +48,7 @@ def prefix_position_index(index: Tensor, offsets: int) -> Tensor:
     return index.flatten()
 
 
-class RelPosMlp(nn.Module):
+class RelPosMlp(ScoreBias, name="mlp"):
     """Relative position bias from an MLP on log offsets (Swin V2's idea in the form of timm's vit_relpos).
 
     Rows and columns of prefix tokens are zero.
@@ -57,8 +58,7 @@ class RelPosMlp(nn.Module):
     log_offsets: Tensor
 
     def __init__(self, grid: Grid, num_heads: int, prefix_tokens: int = 0, hidden_dim: int = 128):
-        super().__init__()
-        self.prefix_tokens = prefix_tokens
+        super().__init__(grid, num_heads, prefix_tokens)
         self.mlp = Mlp(2, hidden_dim, num_heads, act_layer=nn.ReLU)
         self.mlp.drop1 = BiasDropout(0.125)  # type: ignore[assignment]  # typed nn.Dropout
         self._set_buffers(grid)
@@ -78,7 +78,7 @@ class RelPosMlp(nn.Module):
         self._set_buffers(grid)
 
 
-class RelPosTable(nn.Module):
+class RelPosTable(ScoreBias, name="table"):
     """Relative position bias from a table with one row per offset (Swin), between patches alone.
 
     Rows and columns of prefix tokens are zero, and so is the start: LaPE's released `relative`.
@@ -87,9 +87,7 @@ class RelPosTable(nn.Module):
     index: Tensor
 
     def __init__(self, grid: Grid, num_heads: int, prefix_tokens: int = 0):
-        super().__init__()
-        self.prefix_tokens = prefix_tokens
-        self.num_heads = num_heads
+        super().__init__(grid, num_heads, prefix_tokens)
         rows = self._set_index(grid)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
 
@@ -120,7 +118,7 @@ class RelPosTable(nn.Module):
         self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
 
 
-class NormedRelPosTable(RelPosTable):
+class NormedRelPosTable(RelPosTable, name="table_norm"):
     """A table whose bias goes through a LayerNorm over the keys of each query (LaPE's released `relative` with LN)."""
 
     def __init__(self, grid: Grid, num_heads: int, prefix_tokens: int = 0):
@@ -143,8 +141,10 @@ class NormedRelPosTable(RelPosTable):
             setattr(self.norm, name, nn.Parameter(resized, requires_grad=parameter.requires_grad))
 
 
-class RelPosBias(RelPosTable):
+class RelPosBias(RelPosTable, name="bias"):
     """A table with three more rows for a class token (BEiT, timm), started from a truncated normal."""
+
+    prefix_limit = 1
 
     def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor | None:
         """Of the table: the network's rule."""

@@ -1,7 +1,7 @@
-"""What goes into the sockets of a transformer: one line per part, and what does not go together.
+"""What goes into the sockets of a transformer, and what does not go together.
 
-Positions join the tokens (`JOINS`), biases are added to the attention scores (`RELATIVE` and the Gaussian), and a part
-of its own makes queries, keys and values (`qkv`).
+Positions join the tokens (`JOINS`), biases are added to the attention scores (`BIASES` and the Gaussian), and a part of
+its own makes queries, keys and values (`qkv`). Joins and biases are known by the name that their class gives.
 """
 
 from typing import Any
@@ -9,27 +9,12 @@ from typing import Any
 from torch import nn
 
 from gab.errors import UserError
+from gab.models.bias import BIASES
 from gab.models.gaussian import Gaussian, Grid
-from gab.models.joins import Add, Join, Shared, Unshared
-from gab.models.lape import LaPE, LaPESharing
+from gab.models.joins import JOINS, Join
 from gab.models.life import LIFE
 from gab.models.position import POSITIONS
 from gab.models.qkv import PlainQKV
-from gab.models.relative import NormedRelPosTable, RelPosBias, RelPosMlp, RelPosTable
-
-JOINS: dict[str, type[Join]] = {
-    "add": Add,
-    "shared": Shared,
-    "unshared": Unshared,
-    "lape": LaPE,
-    "lape_sharing": LaPESharing,
-}
-RELATIVE: dict[str, type[nn.Module]] = {
-    "mlp": RelPosMlp,
-    "bias": RelPosBias,
-    "table": RelPosTable,
-    "table_norm": NormedRelPosTable,
-}
 
 
 def check_position(kind: str, join: str) -> None:
@@ -50,12 +35,15 @@ def check_position(kind: str, join: str) -> None:
 
 def check_biases(cfg: Any, prefix_tokens: int) -> None:
     """Raises UserError for an unknown bias, or one that has no row for the prefix tokens of `cfg`."""
-    if cfg.rel_pos != "none" and cfg.rel_pos not in RELATIVE:
-        raise UserError(f"model.rel_pos is {cfg.rel_pos!r}; choose one of none, {', '.join(RELATIVE)}.")
-    if cfg.rel_pos == "bias" and prefix_tokens > 1:
+    if cfg.rel_pos == "none":
+        return
+    if cfg.rel_pos not in BIASES:
+        raise UserError(f"model.rel_pos is {cfg.rel_pos!r}; choose one of none, {', '.join(BIASES)}.")
+    limit = BIASES[cfg.rel_pos].prefix_limit
+    if limit is not None and prefix_tokens > limit:
         raise UserError(
-            "model.rel_pos=bias has rows for a class token but none for a distillation token: set model.rel_pos=mlp or "
-            "model.rel_pos=table."
+            f"model.rel_pos={cfg.rel_pos} has rows for a class token but none for a distillation token: set "
+            "model.rel_pos=mlp or model.rel_pos=table."
         )
 
 
@@ -68,7 +56,7 @@ def score_biases(cfg: Any, grid: Grid, num_heads: int, prefix_tokens: int) -> di
     """The parts of one layer's bias socket, by name."""
     biases: dict[str, nn.Module] = {}
     if cfg.rel_pos != "none":
-        biases["rel_pos"] = RELATIVE[cfg.rel_pos](grid, num_heads, prefix_tokens)
+        biases["rel_pos"] = BIASES[cfg.rel_pos](grid, num_heads, prefix_tokens)
     if cfg.gab:
         biases["gaussian"] = Gaussian(cfg.gaussian, grid, num_heads, prefix_tokens)
     return biases

@@ -10,10 +10,9 @@ from timm.models import checkpoint
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage
 from torch import Tensor, nn
 
-from gab.models import sockets
 from gab.models.block import add_position
 from gab.models.gaussian import Grid
-from gab.models.joins import Constant, Join, Placement
+from gab.models.joins import JOINS, Constant, Join, Placement
 from gab.models.position import position_embedding, resize_position
 
 EPS = 1e-5  # of Swin's norms
@@ -70,6 +69,6 @@ def give_positions(stage: Any, dim: int, position: str, join: str) -> None:
     for block in stage.blocks:
         block.__class__ = PositionedBlock
     stage.__class__ = PositionedStage
-    layers = stage.depth if sockets.JOINS[join].per_layer else 1
+    layers = stage.depth if JOINS[join].per_layer else 1
     stage.pos_embed = position_embedding(position, stage.output_resolution, dim, prefix_tokens=0, layers=layers)
-    stage.join = sockets.JOINS[join](dim, stage.depth, EPS)
+    stage.join = JOINS[join](dim, stage.depth, EPS)

@@ -16,7 +16,7 @@ from gab.models.block import EPS, Attention, Block, add_position
 from gab.models.check import check_numbers, check_patches
 from gab.models.gaussian import Grid
 from gab.models.init import initialise
-from gab.models.joins import Constant, Placement
+from gab.models.joins import JOINS, Constant, Placement
 from gab.models.position import position_embedding, resize_position
 from gab.models.protocol import undecayed
 from gab.models.recompute import recomputed
@@ -96,7 +96,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if cfg.class_token else None
         self.dist_token = nn.Parameter(torch.zeros(1, 1, dim)) if cfg.distillation_token else None
         self.position_kind = cfg.position
-        layers = cfg.depth if sockets.JOINS[cfg.join].per_layer else 1
+        layers = cfg.depth if JOINS[cfg.join].per_layer else 1
         self.pos_embed = position_embedding(cfg.position, grid, dim, self.num_prefix_tokens, layers)
         self.join = sockets.position_join(cfg.position, cfg.join, dim, cfg.depth, self.eps)
         rates = [cfg.drop_path_rate * i / max(cfg.depth - 1, 1) for i in range(cfg.depth)]
@@ -150,7 +150,7 @@ class VisionTransformer(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) to tokens (B, N, C), class and distillation token first, without positions."""
         x = self.patch_embed(x)
-        prefix = [token.expand(len(x), -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
+        prefix = [token.expand(x.shape[0], -1, -1) for token in (self.cls_token, self.dist_token) if token is not None]
         return torch.cat((*prefix, x), dim=1) if prefix else x
 
     def placements(self) -> list[Placement]:

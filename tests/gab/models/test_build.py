@@ -67,7 +67,7 @@ def test_variant(config, name):
         ({"drop_path_rate": 1.0}, r"model\.drop_path_rate is 1\.0; a rate is at least 0 and below 1"),
         ({"pool": "max"}, r"model\.pool is 'max'; choose one of token, avg"),
         ({"pool": "token"}, r"model\.class_token=true or model\.pool=avg"),
-        ({"rel_pos": "mlps"}, r"model\.rel_pos is 'mlps'; choose one of none, mlp, bias"),
+        ({"rel_pos": "mlps"}, r"model\.rel_pos is 'mlps'; choose one of none, mlp, table, table_norm, bias"),
         ({"position": "2d"}, r"model\.position is '2d'"),
         ({"init": "zeros"}, r"model\.init is 'zeros'"),
     ],

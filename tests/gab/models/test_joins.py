@@ -10,9 +10,8 @@ from torch import nn
 
 from gab.config import ViTConfig
 from gab.errors import UserError
-from gab.models.joins import Add, Placement, Shared, Unshared
+from gab.models.joins import JOINS, Add, Placement, Shared, Unshared
 from gab.models.lape import LaPE, LaPESharing
-from gab.models.sockets import JOINS
 from gab.models.vit import VisionTransformer
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,42 @@
+"""What may be added to the attention scores in place of a relative position bias: the base of all."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from gab.models.gaussian import Grid
+
+BIASES: dict[str, type["ScoreBias"]] = {}  # by the name that `model.rel_pos` chooses them by
+
+
+class ScoreBias(nn.Module):
+    """A bias that depends on where tokens are, and on no input.
+
+    A subclass gives its name: `class X(ScoreBias, name="x")`.
+
+    Args:
+        grid: rows and columns of the patch tokens.
+        num_heads: H.
+        prefix_tokens: tokens without a place (class, distillation), in front of the patches.
+    """
+
+    prefix_limit: int | None = None  # most prefix tokens that it has a rule for; None: any number
+    grid: Grid
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            BIASES[name] = cls
+
+    def __init__(self, grid: Grid, num_heads: int, prefix_tokens: int = 0):
+        super().__init__()
+        self.num_heads = num_heads
+        self.prefix_tokens = prefix_tokens
+
+    def forward(self) -> Tensor:
+        """The bias, (1, 1 or H, N, N) with N = prefix tokens + patches; a row belongs to a query."""
+        raise NotImplementedError
+
+    def set_grid(self, grid: Grid) -> None:
+        """Moves to another token grid."""
+        raise NotImplementedError
