@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import timm
 import timm.models
 import torch
+from timm.layers import PatchEmbed
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from gab.models.build import check_name
 from gab.models.position import sincos_1d, sincos_2d
 from gab.models.pretrained import Weights
 from gab.models.registry import REGISTERED, configure
+from gab.models.stem import Stem
 from gab.models.vit import VisionTransformer
 
 CONTAINERS = ("state_dict_ema", "state_dict", "model", "model_ema")  # the first there is: what its paper evaluates
@@ -103,14 +105,13 @@ def infer(state_dict: Mapping[str, Any], model_name: str, **options: Any) -> dic
     Classes, image size, and the parts that have weights. Several joins have the same weights: one without norms of its
     own is `add` and one with them `lape`, unless the name or an option says otherwise.
     """
-    return _infer(unwrap(state_dict), model_name, options)
+    return _fit(unwrap(state_dict), model_name, options)[0]
 
 
 def convert(state_dict: Mapping[str, Any], model_name: str, **options: Any) -> Conversion:
     """`from_official` and `infer` in one, with an account of what was renamed and dropped."""
     given = unwrap(state_dict)
-    options = _infer(given, model_name, options)
-    model = _on_meta(model_name, options)
+    options, model = _fit(given, model_name, options)
     own = model.state_dict()
     weights, renamed, dropped = _rename(given, type(model), own)
     for name, value in own.items():
@@ -179,7 +180,8 @@ def _shape_positions(weights: Weights, renamed: dict[str, str]) -> None:
         weights["pos_embed"] = weights["pos_embed"].unsqueeze(0)
 
 
-def _infer(given: Weights, model_name: str, options: dict[str, Any]) -> dict[str, Any]:
+def _fit(given: Weights, model_name: str, options: dict[str, Any]) -> tuple[dict[str, Any], nn.Module]:
+    """The options of `infer`, and the network without memory for its weights that they build."""
     check_name(model_name)
     network, config = REGISTERED.get(model_name, (None, None))
     weights, *_ = _rename(given, network or type(_on_meta(model_name, options)), {})
@@ -190,11 +192,16 @@ def _infer(given: Weights, model_name: str, options: dict[str, Any]) -> dict[str
         config = configure(config, dict(options))
         found |= _parts(weights, given, config) | _windows(given, config)
         usual |= {key: getattr(part, key) for part in (config.gaussian, config) for key in _keys(part)}
-    known = {key: value for key, value in found.items() if key in usual and value != usual[key]}
-    options = known | options
-    if "img_size" not in options and (img_size := _image_size(weights, _on_meta(model_name, options))):
+    shown = {key: value for key, value in found.items() if key in usual and value != usual[key]}
+    try:
+        model = _on_meta(model_name, shown | options)
+    except UserError:  # the weights are another network's: what does not fit says more than what cannot be built
+        return options, _on_meta(model_name, options)
+    options = shown | options
+    if "img_size" not in options and (img_size := _image_size(weights, model)):
         options["img_size"] = img_size
-    return options
+        model = _on_meta(model_name, options)
+    return options, model
 
 
 def _keys(config: Any) -> set[str]:
@@ -292,15 +299,18 @@ def _windows(given: Weights, config: Any) -> dict[str, Any]:
 
 
 def _image_size(weights: Weights, model: nn.Module) -> int | None:
-    """The side of the images for which a ViT's embedding or tables are made, where `model` is made for another."""
+    """The side of the square images that an embedding or a table is made for, where `model` is made for others."""
+    table = weights.get("blocks.0.attn.rel_pos.relative_position_bias_table")
     if "pos_embed" in weights:
-        side = isqrt(weights["pos_embed"].shape[1] - _prefix(weights))
-    elif (table := weights.get("blocks.0.attn.rel_pos.relative_position_bias_table")) is not None:
-        side = (isqrt(len(table)) + 1) // 2
+        tokens = weights["pos_embed"].shape[1] - _prefix(weights)
+    elif table is not None:
+        tokens = ((isqrt(len(table)) + 1) // 2) ** 2
     else:
         return None
-    stem: Any = model.patch_embed
-    return None if (side, side) == stem.grid_size else side * stem.feat_ratio()
+    side, stem = isqrt(tokens), getattr(model, "patch_embed", None)
+    if side * side != tokens or not isinstance(stem, PatchEmbed | Stem) or (side, side) == stem.grid_size:
+        return None
+    return side * stem.patch_size[0]
 
 
 def _on_meta(model_name: str, options: dict[str, Any]) -> nn.Module:
