@@ -66,6 +66,7 @@ SETTINGS = {
     "run.compile=maybe": r"run\.compile=maybe is unknown",
     "optim.decay=paper": r"optim\.decay=paper is unknown: choose one of ours, released",
     "run.device=tpu": r"run\.device=tpu is unknown: choose auto, cuda or cpu",
+    "train.sync_batchnorm=true run.processes=2": r"train\.sync_batchnorm=true needs GPUs",
     "run.processes=two": r"run\.processes=two: give a number of processes, or auto",
     "train.epochs=0": r"train\.epochs=0: give a number of at least 1",
     "run.log_every=0": r"run\.log_every=0: give a number of at least 1",

@@ -170,6 +170,16 @@ def test_several_processes_go_on_bit_for_bit(count: int, tiny_run: Run, tmp_path
     assert_same_run(go_on_from(whole, "step_00000002.pt", tiny_run, tmp_path / "again", *how), whole)
 
 
+@pytest.mark.slow
+def test_statistics_of_batchnorm_go_on_bit_for_bit(tiny_run: Run, tmp_path: Path, capfd) -> None:
+    """In ViTAE every process has its own, until the end of an epoch; its dropout is drawn anew for every step."""
+    network = ("model=vitae_t", "model.patch_size=16", "model.num_heads=2", "model.groups=8", "data.image_size=32")
+    how = (*RUN, *network, "run.processes=2", "checkpoint.keep=99", "model.prm_widths=[8,8]")
+    whole = tiny_run(tmp_path / "whole", *how)
+    assert "BatchNorm: statistics per process, over 16 images each" in capfd.readouterr().err
+    assert_same_run(go_on_from(whole, "step_00000010.pt", tiny_run, tmp_path / "again", *how), whole)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_goes_on_bit_for_bit(tiny_run: Run, tmp_path: Path) -> None:

@@ -1,13 +1,9 @@
 """ViTAE against the official output, counts and rules, and what the ViT's sockets do in it."""
 
 import copy
-import json
 import re
-import zlib
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -21,8 +17,8 @@ from gab.models.stochastic import attach_keys
 from gab.models.vitae import OFFICIAL, VitaeTransformer
 from gab.training.flops import macs
 from gab.training.parameter_groups import parameter_groups
+from tests import golden_noise
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "vitae_ViTAE_basic_Tiny.json"
 TINY = ViTAEConfig(
     base="vitae",
     embed_dim=24,
@@ -78,18 +74,6 @@ def test_parts_of_tiny():
 # -- the official network ---------------------------------------------------------------------------------------------
 
 
-def noise(key: str, shape: list[int]) -> torch.Tensor:
-    """A weight that depends on its official name and shape alone."""
-    n = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
-    if key.endswith("running_var"):
-        return torch.from_numpy(1 + 0.1 * np.abs(n))
-    if key.endswith(".attn.w"):
-        return torch.from_numpy(n)
-    if len(shape) <= 1:
-        return torch.from_numpy(1 + 0.2 * n if key.endswith("weight") else 0.1 * n)
-    return torch.from_numpy(0.5 * n / np.sqrt(np.prod(shape[1:])))
-
-
 def renamed(key: str) -> str:
     for pattern, replacement in OFFICIAL:
         key = re.sub(pattern, replacement, key)
@@ -98,15 +82,13 @@ def renamed(key: str) -> str:
 
 @pytest.fixture(scope="module")
 def official():
-    golden = json.loads(GOLDEN.read_text())
+    golden = golden_noise.load("vitae_ViTAE_basic_Tiny")
     model = timm.create_model("vitae_tiny").eval()
-    weights = {renamed(key): noise(key, shape).float() for key, shape in golden["state_dict_keys"].items()}
+    weights = {renamed(key): value for key, value in golden_noise.fill(golden["state_dict_keys"]).items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected
     assert all(key.endswith("num_batches_tracked") for key in missing)
-    shape = (golden["batch"], 3, golden["image_size"], golden["image_size"])
-    images = torch.from_numpy(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
-    return model, images, torch.tensor(golden["logits"])
+    return model, golden_noise.images(golden["image_size"]), torch.tensor(golden["logits"])
 
 
 def test_official_output(official):

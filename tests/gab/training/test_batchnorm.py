@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import torch
+from timm.layers import BatchNormAct2d
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -42,3 +43,26 @@ def test_each_process_goes_on_with_what_it_has_seen(forking: None, tmp_path: Pat
     batchnorm.restore(state, Processes(), checkpoint.load(tmp_path / "last.pt")["statistics"])
     assert seen(state) == [0.0, 0.0]  # another number of processes: as the model of the checkpoint has them
     assert batchnorm.gather(state, Processes()) == []
+
+
+def test_what_is_said() -> None:
+    two = Processes(count=2)
+    assert batchnorm.describe(new_state().model, Processes(), 16) is None
+    assert batchnorm.describe(nn.Linear(1, 1), two, 16) is None
+    per_process = batchnorm.describe(new_state().model, two, 16)
+    assert per_process.startswith("BatchNorm: statistics per process, over 16 images each, averaged after every epoch")
+    synchronised = batchnorm.describe(batchnorm.synchronised(new_state().model, two), two, 16)
+    assert synchronised == "BatchNorm: statistics synchronised, over 32 images of all processes"
+
+
+def test_synchronised_is_the_same_network() -> None:
+    """Also in networks of timm, whose BatchNorm layers hold the activation."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), BatchNormAct2d(4, act_layer=nn.ReLU)).eval()
+    images = torch.randn(2, 3, 5, 5)
+    expected, names = model(images), list(model.state_dict())
+    assert batchnorm.synchronised(model, Processes()) is model
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    model = batchnorm.synchronised(model, Processes(count=2))
+    assert [isinstance(module, nn.SyncBatchNorm) for module in model] == [False, True, True]
+    assert torch.equal(model(images), expected)
+    assert list(model.state_dict()) == names
