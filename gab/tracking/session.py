@@ -90,7 +90,7 @@ class Session:
         """An offline run begins where those that were cut off began, so they are no longer needed."""
         for folder in self._cut:
             shutil.rmtree(folder, ignore_errors=True)
-            self.folders.remove(folder)
+        self.folders = [folder for folder in self.folders if folder not in self._cut]
         self._cut.clear()
 
     def log(self, metrics: dict[str, float]) -> bool:
@@ -155,7 +155,7 @@ class Session:
     def _recover(self, error: Exception, what: str) -> None:
         if self._run is not None and self._mode == "offline":  # what its wandb-core had not written yet is lost
             self.next_row = self._first
-            self._cut.append(self.folders[-1])
+            self._cut += self.folders[-1:]
         self._run = None
         self._failures_left = max(self._failures_left - 1, 0)
         if self._abandoned:
