@@ -66,7 +66,7 @@ def command(tmp_path: Path) -> Callable[..., SimpleNamespace]:
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 

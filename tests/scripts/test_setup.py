@@ -40,7 +40,7 @@ def test_a_failed_build_of_ffcv_is_remembered_with_its_log(project: Path) -> Non
 
     def setup() -> str:
         done = subprocess.run(
-            [project / "scripts" / "setup.sh"], env=environment, capture_output=True, text=True, timeout=60
+            [project / "scripts" / "setup.sh"], env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr
         return done.stderr

@@ -81,7 +81,7 @@ def test_training_goes_on_meanwhile(open_store: Open, monkeypatch: pytest.Monkey
     write_file = checkpoint.write
 
     def wait(*args) -> None:
-        assert go.wait(30)
+        assert go.wait(120)
         write_file(*args)
 
     monkeypatch.setattr(checkpoint, "write", wait)
