@@ -186,6 +186,10 @@ def test_three_branches_drop_each_for_itself():
     assert all(torch.equal(a, b) for a, b in zip(masks, kept(0), strict=True))
     assert not any(torch.equal(masks[i], masks[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     assert all(16 < mask.sum() < 48 for mask in masks)
+    x = torch.randn(64, 6, 24)
+    y = x + paths[0](block.attn(block.norm1(x)))
+    y = y + paths[1](block.pcm(x))
+    assert torch.allclose(block(x), y + paths[2](block.mlp(block.norm2(y))), atol=1e-6)
 
 
 def test_two_training_forwards_of_a_step_are_the_same():
