@@ -121,7 +121,9 @@ def measure(network: Network, form: str, given: argparse.Namespace) -> dict[str,
     torch.manual_seed(0)
     name, options = network
     model = timm.create_model(name, drop_path_rate=0.1, **options).to(device).train()
-    side: int = timm.get_pretrained_cfg(name).input_size[1]
+    settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    assert settings is not None
+    side = settings.input_size[1]
     size = {"parameters": sum(p.numel() for p in model.parameters()), "macs": macs(model, side)}
     keys = attach_keys(model, 0, device)
     if "deterministic" in form:

@@ -43,7 +43,7 @@ def write_scans(folder: Path) -> None:
         np.savez(folder / f"{split}.npz", images=images, labels=source.labels[some], classes=source.classes)
 
 
-def test_the_guide_shows_a_model_a_data_set_and_an_experiment() -> None:
+def test_the_guide_shows_a_model_an_idea_a_data_set_and_an_experiment() -> None:
     assert {str(Path(name).parent) for name in FILES} == {
         "gab/models",
         "conf/model",
@@ -51,7 +51,7 @@ def test_the_guide_shows_a_model_a_data_set_and_an_experiment() -> None:
         "data/readers",
         "conf/experiment",
     }
-    assert len(COMMANDS) == 4
+    assert len(COMMANDS) == 6
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: re.sub(r"\W+", "-", command)[:40])
