@@ -45,6 +45,7 @@ def save_onnx(model: nn.Module, path: Path, image_size: int, in_chans: int = 3) 
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             opset_version=OPSET,
             dynamo=True,
+            optimize=False,  # it takes `x + 1e-8` for `x`, which moves a Performer's outputs; runtimes optimise anyway
             external_data=False,
             verbose=False,
         )

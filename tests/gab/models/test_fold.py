@@ -7,6 +7,7 @@ import sys
 import pytest
 import timm
 import torch
+from torch import nn
 
 from gab.config import GaussianConfig
 from gab.errors import UserError
@@ -191,3 +192,19 @@ def test_onnx_of_everything_together(deit, tmp_path):
     assert save_onnx(model, tmp_path / "model.onnx", 32) < 1e-5
     assert model.join.norms[0].weight.requires_grad  # a copy was folded
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+class Quotient(nn.Module):
+    """Like a Performer's, where an epsilon of 1e-8 decides."""
+
+    def forward(self, x):
+        return (x / (x + 1e-8)).flatten(1)
+
+
+def test_onnx_keeps_small_summands(tmp_path):
+    """The exporter's own optimiser drops them."""
+    runtime = pytest.importorskip("onnxruntime")
+    save_onnx(Quotient(), tmp_path / "model.onnx", 2)
+    images = torch.full((1, 3, 2, 2), 1e-8)
+    [logits] = runtime.InferenceSession(tmp_path / "model.onnx").run(None, {"images": images.numpy()})
+    assert torch.allclose(torch.from_numpy(logits), torch.full((1, 12), 0.5))
