@@ -101,7 +101,7 @@ def register(
         if settings["input_size"][1:] != (224, 224):
             kwargs.setdefault("img_size", settings["input_size"][1])
         features = {**feature_cfg, "out_indices": kwargs.pop("out_indices", feature_cfg["out_indices"])}
-        return build_model_with_cfg(
+        model = build_model_with_cfg(
             network,
             name,
             pretrained,
@@ -110,6 +110,7 @@ def register(
             pretrained_filter_fn=weights_filter,
             **kwargs,
         )
+        return model.to(device=device, dtype=dtype)
 
     entry.__name__ = entry.__qualname__ = name
     entry.__doc__ = f"{network.__name__}; keywords: any field of {type(config).__name__}."

@@ -131,3 +131,9 @@ def test_config_files_describe_the_registered_networks(name, cfg, pytestconfig):
     composed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(type(cfg)), plain, gab))
     composed.base, composed.drop_path_rate = cfg.base, cfg.drop_path_rate
     assert composed == cfg
+
+
+@pytest.mark.parametrize("options", [{}, {"features_only": True}])
+def test_create_model_places_and_casts(options):
+    model = timm.create_model("deit_tiny_patch4_life_32", depth=4, device="meta", dtype=torch.bfloat16, **options)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
