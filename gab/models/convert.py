@@ -171,13 +171,17 @@ def _rename(
 
 
 def _shape_positions(weights: Weights, renamed: dict[str, str]) -> None:
-    """An embedding per layer becomes one tensor (layers, N, C), and one without a batch axis (1, N, C)."""
+    """An embedding per layer becomes one tensor (layers, N, C), and one without a batch axis (1, N, C).
+
+    Embeddings per layer that differ in shape, or stand beside a common one, keep their names, which no network knows.
+    """
     layers = sorted((int(match[1]), name) for name in weights if (match := re.fullmatch(r"pos_embed(\d+)", name)))
-    if layers:
+    for name in ("pos_embed", *(name for _, name in layers)):
+        if name in weights and weights[name].ndim == 2:
+            weights[name] = weights[name].unsqueeze(0)
+    if "pos_embed" not in weights and len({weights[name].shape for _, name in layers}) == 1:
         weights["pos_embed"] = torch.cat([weights.pop(name) for _, name in layers])
         renamed.update({name: "pos_embed" for _, name in layers})
-    if "pos_embed" in weights and weights["pos_embed"].ndim == 2:
-        weights["pos_embed"] = weights["pos_embed"].unsqueeze(0)
 
 
 def _fit(given: Weights, model_name: str, options: dict[str, Any]) -> tuple[dict[str, Any], nn.Module]:
@@ -185,12 +189,15 @@ def _fit(given: Weights, model_name: str, options: dict[str, Any]) -> tuple[dict
     check_name(model_name)
     network, config = REGISTERED.get(model_name, (None, None))
     weights, *_ = _rename(given, network or type(_on_meta(model_name, options)), {})
+    if "pos_embed" in weights and not _is_embedding(weights):
+        del weights["pos_embed"]  # nothing follows from it, and it will be refused
     settings = timm.get_pretrained_cfg(model_name) or PretrainedCfg()
     found: dict[str, Any] = {"num_classes": _classes(weights, settings)}
     usual: dict[str, Any] = {"num_classes": settings.num_classes, "img_size": settings.input_size[1]}
     if config is not None:
         config = configure(config, dict(options))
-        found |= _parts(weights, given, config) | _windows(given, config)
+        found |= _parts(weights, given, config)
+        found |= _windows(given, found.get("patch_size", getattr(config, "patch_size", 1)))
         usual |= {key: getattr(part, key) for part in (config.gaussian, config) for key in _keys(part)}
     shown = {key: value for key, value in found.items() if key in usual and value != usual[key]}
     try:
@@ -231,7 +238,7 @@ def _parts(weights: Weights, given: Weights, config: Any) -> dict[str, Any]:
         "qkv_norm": has(r"\.qkv\.norm\."),
         "gab": has(r"\.gaussian\.sigma$"),
         "class_bias": "learned" if has(r"\.gaussian\.class_bias$") else config.gaussian.class_bias,
-        "per_head": any(len(value) > 1 for name, value in weights.items() if name.endswith(".gaussian.sigma")),
+        "per_head": any(value.numel() > 1 for name, value in weights.items() if name.endswith(".gaussian.sigma")),
     }
     if "patch_embed.proj.weight" in weights and getattr(config, "stem", "patch") == "patch":
         found["patch_size"] = weights["patch_embed.proj.weight"].shape[-1]
@@ -280,11 +287,17 @@ def _relative(weights: Weights, has: Callable[[str], bool], config: Any) -> str:
     return config.rel_pos if config.rel_pos == "bias" and not config.class_token else "table"
 
 
+def _is_embedding(weights: Weights) -> bool:
+    """Whether positions are (layers, N, C), with patches beside the tokens that have no place."""
+    shape = weights["pos_embed"].shape
+    return len(shape) == 3 and shape[1] > _prefix(weights)
+
+
 def _prefix(weights: Weights) -> int:
     return sum(token in weights for token in ("cls_token", "dist_token"))
 
 
-def _windows(given: Weights, config: Any) -> dict[str, Any]:
+def _windows(given: Weights, patch_size: int) -> dict[str, Any]:
     """Window and image size of a Swin transformer, from buffers of its released code and its tables.
 
     The mask of shifted windows is (windows, N, N), N the tokens of a window.
@@ -294,7 +307,7 @@ def _windows(given: Weights, config: Any) -> dict[str, Any]:
     )
     if mask is not None:
         window = isqrt(mask.shape[1])
-        return {"window_size": window, "img_size": isqrt(len(mask)) * window * config.patch_size}
+        return {"window_size": window, "img_size": isqrt(len(mask)) * window * patch_size}
     return {} if table is None else {"window_size": (isqrt(len(table)) + 1) // 2}
 
 

@@ -398,3 +398,35 @@ def test_swin_v2_with_life_runs():
         model.layers[0].blocks[1].attn.qkv.scale1.bias, state_dict["layers.0.blocks.1.attn.qkv.scale1.bias"]
     )
     assert model(images(32)).isfinite().all()
+
+
+def test_swin_v2_of_another_patch_size():
+    state_dict = fill(official_names.swin(24, [2, 2], [2, 4], window=4, grid=8, v2=True, life=True))
+    state_dict |= fill({"patch_embed.proj.weight": [24, 3, 1, 1]})
+    found = infer(state_dict, "swinv2_tiny_window8_life_256", **SMALL)
+    assert (found["patch_size"], found["img_size"], found["window_size"]) == (1, 8, 4)
+
+
+# -- embeddings that are no embeddings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [[], [192], [0, 192], [1, 1, 192], [1, 1, 197, 192]])
+def test_an_embedding_of_impossible_shape_is_refused(shape: list[int]):
+    state_dict = official("lape_deit_tiny_learnable_basic") | {"pos_embed": torch.zeros(shape)}
+    with pytest.raises(UserError, match="pos_embed"):
+        convert(state_dict, LAPE)
+
+
+def test_an_embedding_per_layer_without_batch_axis():
+    state_dict = without(official("lape_deit_tiny_learnable_basic"), "pos_embed")
+    state_dict |= fill({f"pos_embed{i}": [197, 192] for i in range(12)})
+    model = build(state_dict, LAPE)
+    assert torch.equal(model.pos_embed[11], state_dict["pos_embed11"])
+
+
+@pytest.mark.parametrize("others", [{"pos_embed": [1, 197, 192]}, {"pos_embed3": [1, 198, 192]}])
+def test_embeddings_that_contradict_one_another_are_refused(others: dict[str, list[int]]):
+    state_dict = without(official("lape_deit_tiny_learnable_basic"), "pos_embed")
+    state_dict |= fill({f"pos_embed{i}": [1, 197, 192] for i in range(12)} | others)
+    with pytest.raises(UserError, match=r"does not know pos_embed\{0,1,2,3"):
+        convert(state_dict, LAPE)
