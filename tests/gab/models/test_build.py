@@ -50,6 +50,9 @@ def test_our_networks_start_alike_by_both_names(relpos):
         (ViTConfig(base="vit_s16", gab=True, gaussian=GaussianConfig(per_head=True)), "vit_s16_gab_per_head"),
         (ViTConfig(base="vit_s16", gaussian=GaussianConfig(per_head=True)), "vit_s16"),
         (SwinConfig(base="swin_s", gab=True), "swin_s_gab"),
+        (ViTConfig(base="deit", life=True, qkv_norm=True), "deit_life_qkv_norm"),
+        (ViTConfig(base="deit", life=True, aux_key="per_scale"), "deit_life_per_scale"),
+        (ViTConfig(base="vit", life=True, aux_key="per_scale", class_token=False, pool="avg"), "vit_life"),
         (TimmConfig(name="resnet18"), "resnet18"),
     ],
 )

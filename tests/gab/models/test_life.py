@@ -94,8 +94,11 @@ def test_another_grid():
 def test_refusals(deit):
     with pytest.raises(UserError, match=r"width of 16.*multiple of 3"):
         LIFE(16, GRID)
-    with pytest.raises(UserError, match=r"model\.aux_key is 'mean'; choose one of released, per_scale"):
-        VisionTransformer(deit(life=True, aux_key="mean"), 32)
+    for life in (True, False):
+        with pytest.raises(UserError, match=r"model\.aux_key is 'mean'; choose one of released, per_scale"):
+            VisionTransformer(deit(life=life, aux_key="mean"), 32)
+    with pytest.raises(UserError, match=r"model\.qkv_norm is a part of LIFE: set model\.life=true"):
+        VisionTransformer(deit(qkv_norm=True), 32)
 
 
 SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
