@@ -74,6 +74,11 @@ def _switches(config: ViTConfig | SwinConfig | SwinV2Config) -> Iterator[str]:
         yield config.position
     if isinstance(config, ViTConfig | SwinV2Config) and config.life:
         yield "life"
+    if isinstance(config, ViTConfig) and config.life:
+        if config.qkv_norm:
+            yield "qkv_norm"
+        if config.aux_key != "released" and config.class_token:
+            yield config.aux_key
 
 
 def check_name(name: str) -> None:

@@ -52,8 +52,6 @@ class LIFE(nn.Module):
                 f"LIFE cuts q, k and v into {SCALES} scales, which a width of {dim} does not divide into: "
                 "set model.embed_dim to a multiple of 3 or model.life=false."
             )
-        if aux_key not in AUX_KEYS:
-            raise UserError(f"model.aux_key is {aux_key!r}; choose one of {', '.join(AUX_KEYS)}.")
         self.grid = grid
         self.prefix_tokens = prefix_tokens
         self.aux_key = aux_key

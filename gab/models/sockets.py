@@ -12,7 +12,7 @@ from gab.errors import UserError
 from gab.models.bias import BIASES
 from gab.models.gaussian import Gaussian, Grid
 from gab.models.joins import JOINS, Join
-from gab.models.life import LIFE
+from gab.models.life import AUX_KEYS, LIFE
 from gab.models.position import POSITIONS
 from gab.models.qkv import PlainQKV
 
@@ -45,6 +45,14 @@ def check_biases(cfg: Any, prefix_tokens: int) -> None:
             f"model.rel_pos={cfg.rel_pos} has rows for a class token but none for a distillation token: set "
             "model.rel_pos=mlp or model.rel_pos=table."
         )
+
+
+def check_life(cfg: Any) -> None:
+    """Raises UserError for an unknown key of auxiliary tokens, or LIFE's norm without LIFE."""
+    if cfg.aux_key not in AUX_KEYS:
+        raise UserError(f"model.aux_key is {cfg.aux_key!r}; choose one of {', '.join(AUX_KEYS)}.")
+    if cfg.qkv_norm and not cfg.life:
+        raise UserError("model.qkv_norm is a part of LIFE: set model.life=true or model.qkv_norm=false.")
 
 
 def position_join(kind: str, join: str, dim: int, depth: int, eps: float) -> Join | None:

@@ -41,6 +41,7 @@ def check(cfg: ViTConfig, pools: tuple[str, ...]) -> None:
         )
     sockets.check_position(cfg.position, cfg.join)
     sockets.check_biases(cfg, prefix_tokens(cfg))
+    sockets.check_life(cfg)
 
 
 def prefix_tokens(cfg: ViTConfig) -> int:
