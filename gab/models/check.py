@@ -4,7 +4,7 @@ from typing import Any
 
 from gab.errors import UserError
 
-COUNTS = ("patch_size", "embed_dim", "depth", "num_heads", "depths", "window_size")
+COUNTS = ("patch_size", "embed_dim", "depth", "num_heads", "depths", "window_size", "token_width")
 RATES = ("drop_path_rate", "drop_rate", "proj_drop_rate", "attn_drop_rate")
 
 

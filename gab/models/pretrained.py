@@ -3,10 +3,10 @@
 from timm.layers import resize_rel_pos_bias_table
 from timm.models.swin_transformer import checkpoint_filter_fn as timm_swin_filter
 from timm.models.swin_transformer_v2 import checkpoint_filter_fn as timm_swinv2_filter
-from torch import Tensor
+from torch import Tensor, nn
 
 from gab.models.gaussian import Gaussian, Grid, sigma_factor
-from gab.models.position import resample_position
+from gab.models.position import resample_position, resize_position
 from gab.models.relative import RelPosTable
 from gab.models.swin import SwinTransformer
 from gab.models.swin_position import PositionedStage
@@ -28,8 +28,8 @@ def _gaussian_weights(weights: Weights, name: str, gaussian: Gaussian, source: G
 def vit_filter(weights: Weights, model: VisionTransformer) -> Weights:
     """Weights of timm's network, or of ours, at any image size, as `model` takes them.
 
-    A missing Gaussian keeps its start; sigmas, tables and learnt positions are moved to the grid of `model` from that
-    of the checkpoint's image size, which timm keeps in `model.pretrained_cfg`.
+    A missing Gaussian keeps its start; sigmas, tables and positions are moved to the grid of `model` from that of the
+    checkpoint's image size, which timm keeps in `model.pretrained_cfg`.
     """
     weights = dict(weights)
     height, width = model.pretrained_cfg["input_size"][1:]
@@ -43,7 +43,10 @@ def vit_filter(weights: Weights, model: VisionTransformer) -> Weights:
             shape = part.relative_position_bias_table.shape
             weights[table] = resize_rel_pos_bias_table(weights[table], grid, shape, old_window_size=source)
     if "pos_embed" in weights and source != grid:
-        weights["pos_embed"] = resample_position(weights["pos_embed"], source, grid, model.num_prefix_tokens)
+        given = nn.Parameter(weights["pos_embed"], requires_grad=False)
+        moved = resize_position(model.position_kind, given, source, grid, model.num_prefix_tokens)
+        assert moved is not None
+        weights["pos_embed"] = moved
     return weights
 
 

@@ -5,7 +5,7 @@ import timm
 import torch
 from omegaconf import OmegaConf
 
-from gab.config import GaussianConfig, ModelConfig, SwinConfig, TimmConfig, ViTConfig
+from gab.config import GaussianConfig, ModelConfig, SwinConfig, T2TConfig, TimmConfig, ViTConfig
 from gab.errors import UserError
 from gab.models import build, gaussians, variant
 from gab.models.vit import VisionTransformer
@@ -78,6 +78,11 @@ def test_variant(config, name):
 def test_impossible_networks_are_refused_in_a_sentence(relpos, changes, message):
     with pytest.raises(UserError, match=message):
         make(relpos(**changes))
+
+
+def test_a_token_module_without_width_is_refused():
+    with pytest.raises(UserError, match=r"model\.token_width is 0; it must be at least 1"):
+        make(T2TConfig(base="t2t", token_width=0))
 
 
 def test_unknown_timm_name_gets_the_closest():

@@ -93,6 +93,15 @@ def test_pretrained_at_another_size_and_number_of_classes(tmp_path, caplog):
     assert torch.equal(ours.blocks[0].mlp.fc1.weight, start.blocks[0].mlp.fc1.weight)
 
 
+@pytest.mark.parametrize("position", ["sincos_1d", "sincos_2d"])
+def test_pretrained_sinusoids_are_computed_for_another_size(tmp_path, position):
+    options = {"gab": False, "position": position, **TINY}
+    overlay = saved(tmp_path, timm.create_model(NAMES[0], **options))
+    ours = timm.create_model(NAMES[0], pretrained=True, pretrained_cfg_overlay=overlay, img_size=64, **options)
+    assert torch.equal(ours.pos_embed, timm.create_model(NAMES[0], img_size=64, **options).pos_embed)
+    assert not ours.pos_embed.requires_grad
+
+
 def test_pretrained_swin(tmp_path):
     shape = {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4), "window_size": 7}
     theirs = timm.create_model("swin_small_patch4_window7_224", **shape)
