@@ -194,7 +194,7 @@ class VisionTransformer(nn.Module):
         x = self.head_drop(self.fc_norm(self.pool(x)))
         if pre_logits:
             return x
-        if self.head_dist is None or self.global_pool != "token":
+        if self.head_dist is None:
             return self.head(x)
         logits = self.head(x[:, 0]), self.head_dist(x[:, 1])
         return logits if self.distilled_training and self.training else (logits[0] + logits[1]) / 2
@@ -269,21 +269,26 @@ class VisionTransformer(nn.Module):
         update_model_input_size(self, self.patch_embed.img_size, patch_size=patch_size)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head for `num_classes` (none for 0), and another pooling if given."""
+        """A new head for `num_classes` (none for 0), and another pooling if given.
+
+        A distillation token has a head of its own while the tokens are pooled (`token`).
+        """
         if global_pool is not None:
             if global_pool not in ("", *self.pools) or (global_pool == "token" and self.cls_token is None):
-                raise UserError(f"global_pool={global_pool!r} is not possible for this network; choose '' or avg.")
+                known = ", ".join(pool for pool in self.pools if pool != "token" or self.cls_token is not None)
+                raise UserError(f"global_pool={global_pool!r} is not possible for this network; choose '' or {known}.")
             self.global_pool = global_pool
         self.num_classes = num_classes
         self.head = self.make_head()
-        self.head_dist = None if self.dist_token is None else self.make_head()
+        two = self.dist_token is not None and self.global_pool == "token"
+        self.head_dist = self.make_head() if two else None
 
     def make_head(self) -> nn.Module:
         head = nn.Linear(self.embed_dim, self.num_classes) if self.num_classes > 0 else nn.Identity()
         return head.to(next(self.parameters())).train(self.training)
 
     def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
-        """The linear head, or Identity; both heads of a network with a distillation token."""
+        """The linear head, or Identity; both heads of a network that pools a distillation token."""
         return self.head if self.head_dist is None else (self.head, self.head_dist)
 
     def set_distilled_training(self, enable: bool = True) -> None:

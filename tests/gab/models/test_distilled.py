@@ -91,6 +91,16 @@ def test_counts(size, add, lape):
         assert sum(p.numel() for p in model.parameters()) == expected
 
 
+@pytest.mark.parametrize("pool", ["avg", ""])
+def test_without_its_pooling_there_is_one_head(pool):
+    cfg = ViTConfig(base="d", distillation_token=True, **TINY)
+    model = VisionTransformer(cfg, 32, num_classes=3, global_pool=pool, seed=0)
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    model.reset_classifier(3, "token")
+    assert len(model.get_classifier()) == 2
+
+
 @pytest.mark.parametrize("changes", [{"class_token": False, "pool": "avg"}, {"pool": "avg"}])
 def test_it_needs_a_class_token_and_its_pooling(changes):
     with pytest.raises(UserError, match=r"model\.class_token=true and model\.pool=token"):
