@@ -15,20 +15,17 @@ from torch import Tensor, nn
 import gab  # noqa: F401  (registers the networks)
 from gab.models.registry import REGISTERED
 
-VIT = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
-SWIN = {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
+VIT = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
+SWIN = {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4}
 COMPACT = {"img_size": 16, "embed_dim": 48, "depth": 1, "num_heads": 3}
 DEIT = "deit_tiny_patch16_lape_224"
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit": ("vit_relpos_small_patch16_gab_224", {**VIT, "gab": False, "layer_scale": 0.1}),
     "gab": ("vit_relpos_small_patch16_gab_224", {**VIT, "layer_scale": 0.1}),
-    "deit": (DEIT, {**VIT, "join": "add"}),
     "deit, table": (DEIT, {**VIT, "position": "none", "join": "add", "rel_pos": "table"}),
     **{join: (DEIT, {**VIT, "join": join}) for join in ("shared", "unshared", "lape", "lape_sharing")},
     "lape, sincos_2d": (DEIT, {**VIT, "position": "sincos_2d"}),
     "lape, distilled": ("deit_tiny_distilled_patch16_lape_224", VIT),
     "life": ("deit_tiny_patch16_life_224", VIT),
-    "life, distilled": ("deit_tiny_distilled_patch16_life_224", VIT),
     "gab, lape and life": ("deit_tiny_patch16_life_224", {**VIT, "join": "lape", "gab": True, "class_bias": "learned"}),
     "vit_lite": ("vit_lite_7_4_32", COMPACT),
     "cvt, lape": ("cvt_7_4_32", {**COMPACT, "join": "lape"}),
@@ -36,7 +33,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "swin, gab": ("swin_small_patch4_window7_gab_224", SWIN),
     "swin, lape": ("swin_small_patch4_window7_lape_224", SWIN),
     "swinv2, life": ("swinv2_tiny_window8_life_256", SWIN),
-    "t2t, lape": ("t2t_vit_7", {"embed_dim": 48, "depth": 2, "num_heads": 3, "token_width": 16, "join": "lape"}),
+    "t2t, lape": ("t2t_vit_7", {"embed_dim": 48, "depth": 1, "num_heads": 3, "token_width": 16, "join": "lape"}),
     "vitae": ("vitae_tiny", {"embed_dim": 48, "depth": 1, "num_heads": 3, "token_widths": [16, 16],
                              "prm_widths": [8, 8], "groups": 12}),
 }  # fmt: skip
