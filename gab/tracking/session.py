@@ -81,17 +81,9 @@ class Session:
                     self.next_row = self.uploaded = self._run.starting_step
                 else:
                     self._first = self.next_row
-                    self._replace_cut()
             except Exception as error:
                 what, self._mode = f"W&B {self._mode} did not start", "offline"
                 self._recover(error, what)
-
-    def _replace_cut(self) -> None:
-        """An offline run begins where those that were cut off began, so they are no longer needed."""
-        for folder in self._cut:
-            shutil.rmtree(folder, ignore_errors=True)
-        self.folders = [folder for folder in self.folders if folder not in self._cut]
-        self._cut.clear()
 
     def log(self, metrics: dict[str, float]) -> bool:
         """Logs row `next_row`; whether W&B took it. If not, the run may be open again and lack another row."""
@@ -127,11 +119,21 @@ class Session:
             self._recover(error, "W&B failed")
             self.open()
             return self._run is None
+        else:
+            self._replace_cut()
         if self._mode == "online":
             self._confirm(run)
         self._run = None
         teardown()  # waits for the end of wandb-core: `finish` returns before its file is written
         return True
+
+    def _replace_cut(self) -> None:
+        """The offline run that has ended began where those that were cut off began, so they are no longer needed."""
+        self._cut = [folder for folder in self._cut if folder != self.folders[-1]]  # two of one second share a folder
+        for folder in self._cut:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.folders = [folder for folder in self.folders if folder not in self._cut]
+        self._cut.clear()
 
     def _confirm(self, run: Any) -> None:
         """Asks the server for its rows: when it has refused some, `finish` returns as if nothing had happened."""

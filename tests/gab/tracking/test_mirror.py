@@ -287,7 +287,11 @@ def test_a_killed_wandb_core_is_replaced(folder: Path, mirrored, wandb_files, nu
     (core,) = core_processes()
     os.kill(core, number)
     wait_for(lambda: core not in core_processes())
+    cut = max(folder.glob("wandb/offline-run-*"))
     run.log(*later)
+    if later:
+        wait_for(lambda: json.loads((folder / "wandb_logged").read_text())["rows"] == 3)
+        assert cut.exists()  # for a job that is killed before the new one is whole
     run.finish()
     assert len(run.warnings) == 1
     assert steps(wandb_files(folder).rows) == [(5, False), (10, True), (20, True)][: 2 + len(later)]
