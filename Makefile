@@ -16,7 +16,7 @@ demo: setup  ## train a small ViT with GAB on handwritten digits, evaluate it, d
 	@$(RUN) scripts/demo.py $(ARGS)
 
 test: setup  ## run the tests, without the slow ones; ARGS="-m ''" runs all
-	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadscope $(ARGS)
+	@OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 lint: setup  ## check format, lint and types
 	@$(RUN) -m ruff format --check .
