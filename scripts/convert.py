@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))  # so that the script also runs where the project 
 
 import torch  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
+from safetensors import SafetensorError  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from conf.errors import sentences  # noqa: E402
@@ -78,8 +79,9 @@ def write(path: Path, found: Conversion, model_name: str, source: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: value.contiguous().clone() for name, value in found.weights.items()}, path, metadata)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror or error}): set --out to another place.") from error
+    except (OSError, SafetensorError) as error:  # the second of safetensors, for its own
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {path} ({reason}): set --out to another place.") from error
 
 
 def account(found: Conversion) -> str:

@@ -121,3 +121,6 @@ def test_what_else_a_user_can_get_wrong(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "file").touch()
     said = refusal(capsys, official, "--model", name, "--out", tmp_path / "file" / "w.safetensors")
     assert said.startswith(f"error: cannot write {tmp_path}/file/w.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    said = refusal(capsys, official, "--model", name, "--out", tmp_path / "folder.safetensors")
+    assert said.startswith(f"error: cannot write {tmp_path}/folder.safetensors")
