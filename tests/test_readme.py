@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from conf.errors import known_keys
@@ -14,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BOTH = README + (ROOT / "docs" / "clusters.md").read_text()
 SECTIONS = ("model", "data", "augment", "optim", "train", "run", "checkpoint", "tracking", "eval")
-MODELS = re.findall(r"^\| `(\w+)` \| .*? \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, re.MULTILINE)
-SMALL = [row for row in MODELS if row[0] in ("vit_t16", "vit_s16", "deit_t16", "deit_s16")]
+MODELS = re.findall(r"^\| `(\w+)`[^|]* \| .*? \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, re.MULTILINE)
+SIZES = {"swinv2_t": (256, 1000), "vit_lite7": (32, 10), "cvt7": (32, 10), "cct7": (32, 10)}  # others: 224 px, 1000
 
 
 def test_settings_exist() -> None:
@@ -47,12 +48,14 @@ def test_library_example_runs() -> None:
     assert names["model"].patch_embed.img_size == (224, 224)
 
 
-@pytest.mark.parametrize("row", SMALL, ids=lambda row: row[0])
+@pytest.mark.parametrize("row", MODELS, ids=lambda row: row[0])
 def test_parameter_counts(row: tuple[str, ...]) -> None:
-    assert len(SMALL) == 4
+    assert len(MODELS) == 22
+    image_size, num_classes = SIZES.get(row[0], (224, 1000))
     switches = ["model.gab=false", "model.gab=true", "model.gab=true model.gaussian.per_head=true"]
     for switch, count in zip(switches, row[1:], strict=True):
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             config = typed(compose("train", [f"model={row[0]}", *switch.split()]))
-        model = build(config.model, image_size=224, num_classes=1000, seed=0)
+        with torch.device("meta"):
+            model = build(config.model, image_size=image_size, num_classes=num_classes, seed=0)
         assert f"{sum(p.numel() for p in model.parameters()):,}" == count
