@@ -156,7 +156,7 @@ class TimmConfig(ModelConfig):
     network: str = "timm"
     base: str = "${.name}"
     name: str = MISSING
-    drop_path_rate: float = 0.0  # not every network of timm knows it
+    drop_path_rate: float | None = None  # type: ignore[assignment]  # null: the network's own
     pretrained: bool | None = None  # null: no in training, yes in evaluation
     kwargs: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
 

@@ -93,7 +93,7 @@ def check_name(name: str) -> None:
 def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int) -> nn.Module:
     check_name(config.name)
     options = {"num_classes": num_classes, **config.kwargs}
-    if config.drop_path_rate:  # not every network has one
+    if config.drop_path_rate is not None:  # not every network has one
         options["drop_path_rate"] = config.drop_path_rate
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hash_key("init", seed, config.name))
@@ -102,7 +102,7 @@ def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int
         except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
             raise UserError(
                 f"timm could not build {config.name} with {options} ({error}): change model.kwargs, or "
-                "model.drop_path_rate=0 for a network without it"
+                "model.drop_path_rate=null for a network without it"
             ) from error
     if type(model) in NETWORKS.values() and not config.pretrained:
         model.start(seed)  # type: ignore[operator]

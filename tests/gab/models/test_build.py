@@ -94,6 +94,15 @@ def test_unknown_timm_name_gets_the_closest():
         make(TimmConfig(name="resnet18.nobody"))
 
 
+@pytest.mark.parametrize(("rate", "expected"), [(None, 0.1), (0.0, 0.0), (0.3, 0.3)])
+def test_drop_path_of_a_timm_network(rate, expected):
+    """Null leaves the network's own; zero is zero."""
+    kwargs = {"embed_dim": 12, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4}
+    model = make(TimmConfig(name="swin_tiny_patch4_window7_224", drop_path_rate=rate, kwargs=kwargs), 32)
+    last = model.layers[-1].blocks[-1].drop_path1
+    assert getattr(last, "drop_prob", 0.0) == pytest.approx(expected)
+
+
 def test_options_that_a_timm_network_lacks():
     with pytest.raises(UserError, match=r"could not build resnet10t .*wheels"):
         make(TimmConfig(name="resnet10t", kwargs={"wheels": 4}))
