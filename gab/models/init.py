@@ -52,7 +52,7 @@ def initialise(model: nn.Module, scheme: str, seed: int | None = None) -> None:
     if scheme not in SCHEMES:
         raise UserError(f"model.init is {scheme!r}; choose one of {', '.join(SCHEMES)}.")
     if seed is None:
-        seed = int(torch.randint(2**62, ()))
+        seed = int(torch.randint(2**62, (), device="cpu"))  # also where tensors are made on another device
     for prefix, module in model.named_modules():
         if isinstance(module, FIXED):
             module.reset_parameters()
