@@ -94,7 +94,10 @@ def _unknown(path: str) -> str:
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
     settings = [k for k in known if k not in {other.rpartition(".")[0] for other in known}]  # not whole sections
     if path in known:
-        return f"{path} is not a setting here: another command or another network has it"
+        owners = [network for network, schema in NETWORKS.items() if path in _keys_of(schema, "model")]
+        if parent.partition(".")[0] == "model" and owners:
+            return f"{path} is not a setting of this network: model.network {', '.join(owners)} have it"
+        return f"{path} is not a setting here: another command has it"
     close = difflib.get_close_matches(path, settings, n=3, cutoff=0.6)
     if close or not siblings:
         return f"{path} is not a setting: {_near(path, settings) if close else 'see conf/ for the settings that exist'}"
@@ -143,18 +146,16 @@ def refuse_unknown(container: dict[str, Any]) -> None:
 
 def known_keys() -> list[str]:
     """Every setting of every section, as `section.key`, whatever network is chosen."""
+    keys = _keys_of(Config, "") | _keys_of(EvaluateConfig, "") | _keys_of(DataConfig, "data")
+    return sorted(keys.union(*(_keys_of(network, "model") for network in NETWORKS.values())))
+
+
+def _keys_of(schema: Any, path: str) -> set[str]:
+    """Every setting of a section, with `path` in front, and those of the sections in it."""
     keys: set[str] = set()
-
-    def walk(node: Any, path: str) -> None:
-        for field in dataclasses.fields(node):
-            full = f"{path}.{field.name}" if path else field.name
-            keys.add(full)
-            if dataclasses.is_dataclass(field.type):
-                walk(field.type, full)
-
-    walk(Config, "")
-    walk(EvaluateConfig, "")
-    walk(DataConfig, "data")
-    for network in NETWORKS.values():
-        walk(network, "model")
-    return sorted(keys)
+    for field in dataclasses.fields(schema):
+        full = f"{path}.{field.name}" if path else field.name
+        keys.add(full)
+        if dataclasses.is_dataclass(field.type):
+            keys |= _keys_of(field.type, full)
+    return keys

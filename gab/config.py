@@ -16,7 +16,6 @@ class ModelConfig:
 
     network: str = MISSING  # vit | compact | swin | swinv2 | vitae | t2t | timm
     base: str = MISSING
-    drop_path_rate: float = 0.1
 
 
 @dataclass
@@ -34,6 +33,7 @@ class ViTConfig(ModelConfig):
     """A vision transformer: shape, and one choice per socket."""
 
     network: str = "vit"
+    drop_path_rate: float = 0.1
     patch_size: int = 16
     embed_dim: int = 768
     depth: int = 12
@@ -156,7 +156,7 @@ class TimmConfig(ModelConfig):
     network: str = "timm"
     base: str = "${.name}"
     name: str = MISSING
-    drop_path_rate: float | None = None  # type: ignore[assignment]  # null: the network's own
+    drop_path_rate: float | None = None  # null: the network's own
     pretrained: bool | None = None  # null: no in training, yes in evaluation
     kwargs: dict[str, Any] = field(default_factory=dict)  # further arguments of timm.create_model
 

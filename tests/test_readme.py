@@ -1,4 +1,4 @@
-"""What README.md and docs/clusters.md say of names, settings, files and sizes is true."""
+"""What README.md and docs/ say of names, settings, files, commands and sizes is true."""
 
 import re
 from pathlib import Path
@@ -7,26 +7,31 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
+from conf.checks import check, fill_in
 from conf.errors import known_keys
 from conf.schema import typed
 from gab.models import build
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
-BOTH = README + (ROOT / "docs" / "clusters.md").read_text()
+CARDS = {path.stem: path.read_text() for path in sorted((ROOT / "docs" / "methods").glob("*.md"))}
+ALL = "\n".join([README, (ROOT / "docs" / "clusters.md").read_text(), *CARDS.values()])
+COMMANDS = [
+    command for card in CARDS.values() for command in re.findall(r"^python train\.py ([^#\n]*)", card, re.MULTILINE)
+]
 SECTIONS = ("model", "data", "augment", "optim", "train", "run", "checkpoint", "tracking", "eval")
 MODELS = re.findall(r"^\| `(\w+)`[^|]* \| .*? \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, re.MULTILINE)
 SIZES = {"swinv2_t": (256, 1000), "vit_lite7": (32, 10), "cvt7": (32, 10), "cct7": (32, 10)}  # others: 224 px, 1000
 
 
 def test_settings_exist() -> None:
-    named = set(re.findall(rf"(?:^|[\s`])((?:{'|'.join(SECTIONS)})\.(?!py`|log`)[\w.]+)(?==|`)", BOTH, re.MULTILINE))
+    named = set(re.findall(rf"(?:^|[\s`])((?:{'|'.join(SECTIONS)})\.(?!py`|log`)[\w.]+)(?==|`)", ALL, re.MULTILINE))
     assert len(named) > 50
     assert named - set(known_keys()) == set()
 
 
 def test_choices_of_groups_exist() -> None:
-    named = re.findall(r"(?:^|[\s`])(model|data|augment|debug)=([\w,]+)", BOTH, re.MULTILINE)
+    named = re.findall(r"(?:^|[\s`])(model|data|augment|debug)=([\w,]+)", ALL, re.MULTILINE)
     chosen = {(group, name) for group, names in named for name in names.split(",") if name != "NAME"}
     assert len(chosen) > 8
     assert [choice for choice in chosen if not (ROOT / "conf" / choice[0] / f"{choice[1]}.yaml").is_file()] == []
@@ -34,11 +39,26 @@ def test_choices_of_groups_exist() -> None:
 
 def test_files_exist() -> None:
     links = re.findall(r"\]\((?!http)([^)]+)\)", README)
-    paths = re.findall(r"`?\b((?:tests|scripts|docs|conf|gab|data)/[\w/.]+\.(?:py|svg|sh|sbatch|def))\b", BOTH)
-    scripts = re.findall(r"^python ([\w/]+\.py)", BOTH, re.MULTILINE)
+    paths = re.findall(r"`?\b((?:tests|scripts|docs|conf|gab|data)/[\w/.]+\.(?:py|svg|sh|sbatch|def))\b", ALL)
+    scripts = re.findall(r"^python ([\w/]+\.py)", ALL, re.MULTILINE)
     assert len(links) >= 4
     assert len(paths) >= 4
     assert [path for path in {*links, *paths, *scripts} if not (ROOT / path).is_file()] == []
+
+
+def test_links_of_the_cards() -> None:
+    links = [link for card in CARDS.values() for link in re.findall(r"\]\((?!http)([^)]+)\)", card)]
+    assert CARDS.keys() == {"gab", "lape", "life", "vitae"}
+    assert [link for link in links if not (ROOT / "docs" / "methods" / link).is_file()] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_cards(command: str) -> None:
+    """Each composes, fits the schema, and its settings fit one another."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", command.split())
+    fill_in(cfg, "cuda")
+    check(typed(cfg), processes=8)
 
 
 def test_library_example_runs() -> None:
