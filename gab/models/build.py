@@ -53,25 +53,16 @@ def variant(config: ModelConfig) -> str:
 
 
 def _switches(config: ViTConfig | SwinConfig | SwinV2Config) -> Iterator[str]:
-    if isinstance(config, SwinConfig):
-        if config.rel_pos == "none":
-            yield "norpe"
-        if config.position != "none" and config.join == "add":
-            yield config.position
     if config.gab:
         yield "gab"
         if config.gaussian.per_head:
             yield "per_head"
         if config.gaussian.class_bias != "zero":
             yield f"class_{config.gaussian.class_bias}"
-    if isinstance(config, ViTConfig | SwinConfig) and config.join != "add":
-        yield config.join
-    if (
-        isinstance(config, ViTConfig)
-        and config.position.startswith("sincos")
-        and config.position != type(config).position
-    ):
-        yield config.position
+    if isinstance(config, SwinConfig):
+        yield from _swin_places(config)
+    if isinstance(config, ViTConfig):
+        yield from _vit_places(config)
     if isinstance(config, ViTConfig | SwinV2Config) and config.life:
         yield "life"
     if isinstance(config, ViTConfig) and config.life:
@@ -79,6 +70,29 @@ def _switches(config: ViTConfig | SwinConfig | SwinV2Config) -> Iterator[str]:
             yield "qkv_norm"
         if config.aux_key != "released" and config.class_token:
             yield config.aux_key
+
+
+def _swin_places(config: SwinConfig) -> Iterator[str]:
+    """How a Swin transformer knows places, where it is not by its tables alone."""
+    if config.rel_pos == "none":
+        yield "norpe"
+    if config.position != "none":
+        yield config.position if config.join == "add" else config.join
+
+
+def _vit_places(config: ViTConfig) -> Iterator[str]:
+    """How a ViT knows places, where it is not the usual: the relative MLP without a class token, else the position that
+    its kind of network has; no position beside a relative bias."""
+    relative = "mlp" if config.network == "vit" and not config.class_token else "none"
+    position = "none" if config.rel_pos != "none" else type(config).position
+    if config.rel_pos != relative:
+        yield "norpe" if config.rel_pos == "none" else config.rel_pos
+    if config.join != "add":
+        yield config.join
+    if config.position != position:
+        yield "nope" if config.position == "none" else config.position
+    if config.network != "vit" and config.class_token and not type(config).class_token:
+        yield "class_token"
 
 
 def check_name(name: str) -> None:

@@ -5,10 +5,11 @@ import timm
 import torch
 from omegaconf import OmegaConf
 
-from gab.config import GaussianConfig, ModelConfig, SwinConfig, T2TConfig, TimmConfig, ViTConfig
+from gab.config import GaussianConfig, ModelConfig, SwinConfig, T2TConfig, TimmConfig, ViTAEConfig, ViTConfig
 from gab.errors import UserError
 from gab.models import build, gaussians, variant
 from gab.models.vit import VisionTransformer
+from gab.models.vit_names import RELPOS as GAB_RELPOS
 
 OURS = "vit_relpos_small_patch16_gab_224"
 
@@ -50,9 +51,18 @@ def test_our_networks_start_alike_by_both_names(relpos):
         (ViTConfig(base="vit_s16", gab=True, gaussian=GaussianConfig(per_head=True)), "vit_s16_gab_per_head"),
         (ViTConfig(base="vit_s16", gaussian=GaussianConfig(per_head=True)), "vit_s16"),
         (SwinConfig(base="swin_s", gab=True), "swin_s_gab"),
+        (SwinConfig(base="swin_s", rel_pos="none", position="learnable"), "swin_s_norpe_learnable"),
+        (SwinConfig(base="swin_s", position="learnable", join="lape"), "swin_s_lape"),
+        (ViTConfig(base="deit_s16", position="none"), "deit_s16_nope"),
+        (ViTConfig(base="deit_s16", position="sincos_1d", join="lape", life=True), "deit_s16_lape_sincos_1d_life"),
+        (ViTConfig(base="deit_s16", position="none", rel_pos="table"), "deit_s16_table"),
+        (replace(GAB_RELPOS, gab=False, base="vit_s16", position="learnable", join="lape"), "vit_s16_lape_learnable"),
+        (replace(GAB_RELPOS, gab=False, base="vit_s16", rel_pos="bias"), "vit_s16_bias"),
+        (replace(GAB_RELPOS, gab=False, base="vit_s16", rel_pos="none", position="learnable"), "vit_s16_norpe"),
+        (ViTAEConfig(base="vitae_t", class_token=True, position="sincos_1d"), "vitae_t_sincos_1d_class_token"),
         (ViTConfig(base="deit", life=True, qkv_norm=True), "deit_life_qkv_norm"),
         (ViTConfig(base="deit", life=True, aux_key="per_scale"), "deit_life_per_scale"),
-        (ViTConfig(base="vit", life=True, aux_key="per_scale", class_token=False, pool="avg"), "vit_life"),
+        (replace(GAB_RELPOS, gab=False, base="vit", life=True, aux_key="per_scale"), "vit_life"),
         (TimmConfig(name="resnet18"), "resnet18"),
     ],
 )
