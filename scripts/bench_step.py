@@ -24,6 +24,7 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 import gab  # noqa: E402,F401  (registers the models)
+from gab.models.registry import REGISTERED  # noqa: E402
 from gab.models.stochastic import attach_keys  # noqa: E402
 from gab.training.determinism import make_deterministic  # noqa: E402
 from gab.training.flops import macs  # noqa: E402
@@ -125,7 +126,7 @@ def measure(network: Network, form: str, given: argparse.Namespace) -> dict[str,
     assert settings is not None
     side = settings.input_size[1]
     size = {"parameters": sum(p.numel() for p in model.parameters()), "macs": macs(model, side)}
-    keys = attach_keys(model, 0, device)
+    keys = attach_keys(model, 0, device) if name in REGISTERED else None  # timm's draw as timm's do
     if "deterministic" in form:
         make_deterministic(True)
     if "compiled" in form:
@@ -135,7 +136,8 @@ def measure(network: Network, form: str, given: argparse.Namespace) -> dict[str,
     labels = torch.randint(1000, (batch,), device=device)
 
     def step(number: int) -> None:
-        keys.set(0, number, torch.arange(batch))
+        if keys:
+            keys.set(0, number, torch.arange(batch))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = model(images)
         nn.functional.cross_entropy(logits.float(), labels).backward()

@@ -1,5 +1,6 @@
 """Which parameters decay, and which learn at a rate of their own."""
 
+import inspect
 from typing import Any
 
 from timm.optim import param_groups_weight_decay
@@ -41,9 +42,6 @@ def _exempt(model: nn.Module, decay: str) -> set[str]:
     named = getattr(model, "no_weight_decay", None)
     if decay == "ours":
         return set(named()) if callable(named) else set()
-    try:
-        return named(released=True)  # type: ignore[misc]
-    except TypeError:
-        raise UserError(
-            "optim.decay=released is for this project's networks: leave it at ours for one of timm."
-        ) from None
+    if not callable(named) or "released" not in inspect.signature(named).parameters:
+        raise UserError("optim.decay=released is for this project's networks: leave it at ours for one of timm.")
+    return named(released=True)
