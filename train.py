@@ -221,8 +221,6 @@ def introduce(
     images = config.run.micro_batch or config.train.batch_size // trainer.processes.count
     if said := batchnorm.describe(state.model, trainer.processes, images):
         observer.say(said)
-    for part in config.augment.missing:
-        observer.say(f"not built in yet, so this run trains without it: {part}")
     if stored:
         observer.say(f"continues the run at epoch {state.step / trainer.steps_per_epoch:.4g}, step {state.step:,}")
         before, now = stored["computed"], trainer.computed()

@@ -15,8 +15,10 @@ from gab.config import (
     AugmentConfig,
     CheckpointConfig,
     CompactConfig,
+    DistillationConfig,
     EvalConfig,
     EvalRunConfig,
+    InitConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -49,6 +51,8 @@ class Config:
     data: DataConfig = MISSING
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     run: RunConfig = field(default_factory=RunConfig)

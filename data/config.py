@@ -16,8 +16,13 @@ class WriteConfig:
 
 @dataclass
 class CropConfig:
-    """Random resized crop and flip of the training images."""
+    """Random crop and flip of the training images."""
 
+    kind: str = "resized"  # resized: a random box, brought to size | padded: a window of the image with a black border
+    size: int | None = (
+        None  # side in pixels; null: data.image_size. A larger one is cut to its centre after augmentation
+    )
+    padding: int = 4  # pixels, of padded
     scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # share of the area
     ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])  # width / height
     flip: float = 0.5
@@ -31,7 +36,17 @@ class DataConfig:
     name: str = MISSING
     reader: str = "folder"  # a module of data/readers
     root: str = MISSING
-    loader: str = "ffcv"  # ffcv | torch
+    split: str = (
+        "official"  # official | pooled: all images, 70 : 15 : 15 to train, validate and test on (GAB's fine-tuning)
+    )
+    holdout: float = (
+        0.0  # share of each training class to validate on; the published validation set is then for the test
+    )
+    fraction: float = 1.0  # share of each training class to train on
+    split_seed: int = 0  # of pooled, holdout and fraction; not the run's seed
+    repeats: int = 1  # of every image in an epoch, so that the epoch sees fewer (repeated augmentation)
+    metric: str = "top1"  # top1 | mean_per_class: what the data set is judged by; decides which epoch was best
+    loader: str = "ffcv"  # ffcv | torch | gpu
     image_size: int = 224
     crop: CropConfig = field(default_factory=CropConfig)
     mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])

@@ -26,6 +26,7 @@ class GaussianConfig:
     amplitude: float = 2.0
     sigma: Any = 5.0  # patches, or `auto` = 5 L / 14 on a grid of L x L
     class_bias: str = "zero"  # zero | row_mean | learned: what a class token's key gets in a network that has one
+    frozen: bool = False  # A and sigma stay as they start
 
 
 @dataclass
@@ -47,6 +48,7 @@ class ViTConfig(ModelConfig):
     position: str = "learnable"  # none | learnable | sincos_1d | sincos_2d
     join: str = "add"  # add | shared | unshared | lape | lape_sharing
     rel_pos: str = "none"  # none | mlp | bias (timm's table) | table (between patches alone) | table_norm
+    rel_pos_start: str = "default"  # default | gaussian: the relative bias starts as the Gaussian of `gaussian`
     gab: bool = False
     gaussian: GaussianConfig = field(default_factory=GaussianConfig)
     life: bool = False  # q, k and v from three scales of the grid, with biases whatever qkv_bias says
@@ -163,34 +165,80 @@ class TimmConfig(ModelConfig):
 
 @dataclass
 class OptimConfig:
-    """AdamW and its schedule. Learning rates are absolute unless `lr_batch` names the batch size that they are for."""
+    """Optimiser and schedule. Learning rates are absolute unless `lr_batch` names the batch size that they are for."""
 
+    name: str = "adamw"  # adamw | sgd | lamb
     lr: float = 5e-4
     lr_batch: int | None = None  # lr is for this batch size: the effective one is lr * batch_size / lr_batch
     weight_decay: float = 0.05
     decay: str = "ours"  # which parameters: ours (no token, position or table) | released (as the paper's code groups)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
+    momentum: float = 0.9  # of sgd
+    layer_decay: float | None = None  # learning rates fall by this factor from the head to the stem; null: all the same
     warmup_epochs: float = 3.0
     warmup_lr: float = 1e-6
     min_lr: float = 1e-6
+    lr_per: str = "step"  # step | epoch: the rate of an epoch's first step holds for all of it
+    cosine_from: str = "warmup"  # warmup: half a cosine after it | start: the warm-up replaces the cosine's beginning
     cooldown_epochs: float = 10.0  # at min_lr, the last of train.epochs
     clip_grad: float | None = None  # norm
     gaussian_lr_scale: float = 1.0  # of A and sigma; 1 as published
 
 
 @dataclass
+class RandAugmentConfig:
+    """RandAugment in timm's dialect (Cubuk et al., NeurIPS 2020): layers=2 is its `rand-m9-mstd0.5-inc1`."""
+
+    layers: int = 0  # operations on each image, one after another (n); 0: off
+    magnitude: float = 9.0  # of 10 (m)
+    magnitude_std: float = 0.5  # normal noise on the magnitude (mstd); above 100: uniform from 0 to the magnitude
+    magnitude_max: float | None = None  # mmax; null: 10
+    prob: float = 0.5  # of each operation (p)
+    increasing: bool = True  # every operation is stronger at a larger magnitude (inc)
+    weighted: bool = False  # choose operations by timm's weights, without replacement (w0)
+
+
+@dataclass
 class AugmentConfig:
     """What happens to training batches on the device; crop and flip belong to the data set (`data.crop`)."""
 
+    randaugment: RandAugmentConfig = field(default_factory=RandAugmentConfig)
+    three_augment: bool = False  # grey, solarised or blurred, one of them on every image (DeiT-III)
+    color_jitter: float = 0.0  # brightness, contrast and saturation by a factor in 1 +- this, in random order
+    rotation: float = 0.0  # degrees, uniform in +- this
+    interpolation: str = "random"  # of what moves pixels: bilinear | bicubic | random (either, per operation)
     erase_prob: float = 0.25  # random erasing, pixel mode
     mixup: float = 0.2  # alpha; 0: off
     cutmix: float = 1.0  # alpha; 0: off
     mix_prob: float = 1.0
     switch_prob: float = 0.5  # of cutmix where both are on
+    mix_mode: str = "batch"  # of a group: batch (one strength) | pair (one for two partners) | element (one for each)
+    mix_epochs: int | None = None  # mixing ends after so many epochs; null: never
     mixing_group: int = 8  # consecutive samples of the global batch that mix with one another
     label_smoothing: float = 0.1
-    missing: list[str] = field(default_factory=list)  # parts of the recipe that this version lacks; said at start
+
+
+@dataclass
+class InitConfig:
+    """Where the weights of a run begin; without a source, every tensor from (seed, its name)."""
+
+    source: str | None = None  # a name of timm's registry | a checkpoint of this project | a file of published weights
+    weights: str = "raw"  # raw | ema: of a checkpoint that has both
+    fresh: list[str] = field(
+        default_factory=list
+    )  # parts that start anew all the same: head | rel_pos | position | gaussian
+
+
+@dataclass
+class DistillationConfig:
+    """A second loss against a teacher's predictions (Touvron et al., ICML 2021); needs `model.distillation_token`."""
+
+    teacher: str | None = None  # a name of timm's registry, with its weights; null: no distillation
+    weights: str | None = None  # a file with the teacher's weights; null: timm's
+    kind: str = "hard"  # hard: the teacher's class | soft: its distribution
+    alpha: float = 0.5  # share of the second loss
+    temperature: float = 3.0  # of soft
 
 
 @dataclass
@@ -199,6 +247,11 @@ class TrainConfig:
 
     epochs: int = 410  # 400 and the cooldown
     batch_size: int = 2304  # global
+    loss: str = "ce"  # ce | bce: every class for itself, a mixed image belongs to both of its classes (DeiT-III)
+    sizes: dict[int, int] = field(
+        default_factory=dict
+    )  # {epoch: pixels}: from that epoch on, in place of data.image_size
+    test: str = "last"  # weights that the data set's test images are shown to at the end: last | best (on validation)
     precision: str = "auto"  # bf16 | fp32 | auto: bf16 on CUDA, fp32 on CPU
     ema_decay: float | None = 0.99996
     sync_batchnorm: bool = False  # BatchNorm, in networks that have it, over all processes instead of over each

@@ -62,14 +62,14 @@ def test_the_switch_is_the_only_difference(name: str, config: Callable[..., Dict
 
 
 def test_the_default_is_the_published_recipe(config: Callable[..., DictConfig]) -> None:
-    """The supplement of the GAB paper, as far as it is built in."""
+    """The supplement of the GAB paper."""
     cfg = config()
     cosine = cfg.train.epochs - cfg.optim.cooldown_epochs
     assert (cosine, cfg.train.batch_size, cfg.train.ema_decay) == (400, 2304, 0.99996)
     assert (cfg.optim.lr, cfg.optim.lr_batch, cfg.optim.weight_decay, cfg.optim.warmup_epochs) == (5e-4, None, 0.05, 3)
     assert (cfg.augment.mixup, cfg.augment.cutmix, cfg.augment.erase_prob) == (0.2, 1.0, 0.25)
     assert (cfg.data.image_size, cfg.data.eval_crop, cfg.data.eval_interpolation) == (224, 0.9, "bicubic")
-    assert "RandAugment" in cfg.augment.missing[0]
+    assert (cfg.augment.randaugment.layers, cfg.augment.randaugment.magnitude) == (2, 9)
 
 
 # Small enough for a step, whatever the experiment: one block, narrow, on digits.
