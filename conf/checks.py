@@ -28,7 +28,10 @@ def check(config: Config, processes: int) -> None:
     """
     _choice("train.precision", config.train.precision, ("auto", "bf16", "fp32"))
     _choice("run.compile", config.run.compile, ("auto", "true", "false"))
-    _choice("optim.decay", config.optim.decay, ("ours", "released"))
+    _choice("optim.decay", config.optim.decay, ("ours", "released", "all"))
+    _choice("optim.lr_per", config.optim.lr_per, ("step", "epoch"))
+    _choice("optim.cosine_from", config.optim.cosine_from, ("warmup", "start"))
+    _choice("optim.name", config.optim.name, ("adamw", "sgd", "lamb"))
     for section, keys in _COUNTS.items():
         for key in keys:
             _positive(f"{section}.{key}", getattr(getattr(config, section), key))

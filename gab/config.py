@@ -171,7 +171,8 @@ class OptimConfig:
     lr: float = 5e-4
     lr_batch: int | None = None  # lr is for this batch size: the effective one is lr * batch_size / lr_batch
     weight_decay: float = 0.05
-    decay: str = "ours"  # which parameters: ours (no token, position or table) | released (as the paper's code groups)
+    decay: str = "ours"  # which parameters: ours (no vector, token, position or table) | released (as the paper's code
+    # groups) | all (but A and sigma)
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     momentum: float = 0.9  # of sgd
