@@ -111,3 +111,8 @@ def _batch(config: Config, processes: int) -> None:
             f"augment.mixing_group={group} does not divide {size}: choose a group that does, or another batch "
             "(augment.mixup=0 augment.cutmix=0 mixes nothing)"
         )
+    if group > 1 and group * config.data.repeats > batch:
+        raise UserError(
+            f"data.repeats={config.data.repeats}: copies of an image would be mixed with one another, take "
+            f"train.batch_size={group * config.data.repeats} or more, or a smaller augment.mixing_group"
+        )

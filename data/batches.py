@@ -12,7 +12,7 @@ import torch
 from data.config import DataConfig
 from data.decoded import Decoded
 from data.errors import DataError
-from data.order import check_crop, digest, epoch_order, process_shard, process_share
+from data.order import check_crop, digest, epoch_order, process_shard, process_share, repeat_samples
 from data.readers import open_source
 from data.stage import ready
 
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
     images: torch.Tensor  # uint8 (b, 3, S, S), on the CPU (pinned where there is CUDA), strides of (b, S, S, 3)
     labels: torch.Tensor  # int64 (b,)
-    indices: torch.Tensor  # int64 (b,), positions in the split
+    indices: torch.Tensor  # int64 (b,), sample keys: position in the split + repeat * number of samples
     digest: int  # of what the decoder did, see data.order.digest; 0 in evaluation
 
 
@@ -38,7 +38,7 @@ class TrainDecoder(Protocol):
     classes: list[str]
     num_samples: int
 
-    def decode(self, seed: int, epoch: int, indices: np.ndarray) -> Iterator[Decoded]: ...
+    def decode(self, seed: int, epoch: int, keys: np.ndarray) -> Iterator[Decoded]: ...
     def close(self) -> None: ...
     def describe(self) -> str: ...
 
@@ -57,9 +57,9 @@ class EvalDecoder(Protocol):
 class TrainBatches:
     """Training batches of one process, a pure function of (seed, epoch, step)."""
 
-    def __init__(self, decoder: TrainDecoder, batch_size: int, seed: int, rank: int, processes: int):
+    def __init__(self, decoder: TrainDecoder, batch_size: int, seed: int, rank: int, processes: int, repeats: int = 1):
         self.decoder, self.seed, self.rank, self.processes = decoder, seed, rank, processes
-        self.batch_size = batch_size
+        self.batch_size, self.repeats = batch_size, repeats
         self.current: object | None = None  # stands for the epoch that is being read
         self.classes, self.num_samples = decoder.classes, decoder.num_samples
         self.steps_per_epoch = self.num_samples // batch_size
@@ -74,9 +74,10 @@ class TrainBatches:
         One epoch at a time: asking for the next ends the one before, which then raises RuntimeError if it is used.
         """
         order = epoch_order(self.num_samples, self.seed, epoch)
-        indices = process_share(order, self.batch_size, self.rank, self.processes, start)
+        order = repeat_samples(order, self.num_samples, self.repeats, self.batch_size)
+        keys = process_share(order, self.batch_size, self.rank, self.processes, start)
         self.current = current = object()
-        decoded = self.decoder.decode(self.seed, epoch, indices)
+        decoded = self.decoder.decode(self.seed, epoch, keys)
         while self.current is current:
             item = next(decoded, None)
             if item is None:
@@ -138,6 +139,11 @@ def open_train(
     check_loader(data)
     if batch_size < 1 or batch_size % processes:
         raise DataError(f"A global batch of {batch_size} cannot be shared by {processes} processes; set a multiple.")
+    if data.repeats < 1 or (data.repeats > 1 and 2 * data.repeats > batch_size):
+        raise DataError(
+            f"data.repeats is {data.repeats}; set it to 1, or to at most half of the global batch of {batch_size}, "
+            "so that copies of an image are no neighbours."
+        )
     share = batch_size // processes
     decoder: TrainDecoder
     if data.loader == "ffcv":
@@ -148,7 +154,7 @@ def open_train(
         from data.torch_loader import SourceTrain
 
         decoder = SourceTrain(open_source(data, "train"), data, share, workers, pin)
-    return TrainBatches(decoder, batch_size, seed, rank, processes)
+    return TrainBatches(decoder, batch_size, seed, rank, processes, data.repeats)
 
 
 def open_eval(

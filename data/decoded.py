@@ -13,5 +13,5 @@ class Decoded(NamedTuple):
 
     images: torch.Tensor  # uint8 (b, 3, S, S)
     labels: torch.Tensor  # int64 (b,)
-    indices: np.ndarray  # int64 (b,)
+    indices: np.ndarray  # int64 (b,), sample keys in training
     crops: np.ndarray  # int32 (b, 5 or more), columns of `data.order`, as they were applied; no rows in evaluation

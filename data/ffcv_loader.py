@@ -32,7 +32,7 @@ from data.files import Sidecar, image_names
 from data.order import BICUBIC, FLIP, HEIGHT, LEFT, TOP, WIDTH, draw_crops
 from data.resample import resize_crop
 
-Prepare = Callable[[np.ndarray], None]  # take the sample indices of a batch
+Prepare = Callable[[np.ndarray], None]  # take the sample keys of a batch
 Finish = Callable[[np.ndarray], Any]
 AHEAD = 2  # batches that wait for the consumer
 POLL = 0.2  # seconds between two looks at whether the other side still lives
@@ -57,16 +57,16 @@ OSCacheManager.compile_reader = compile_reader
 
 
 class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
-    """Decodes an image and cuts, resizes and mirrors it as row `sample index` of the table `crops` says.
+    """Decodes images by their sample keys, and cuts, resizes and mirrors the n-th of a batch as row n of `crops` says.
 
     `used` receives (top, left, height, width, flip) as they were applied; height 0 says that the JPEG is damaged.
     """
 
-    def __init__(self, size: int, num_samples: int):
+    def __init__(self, size: int, num_samples: int, batch_size: int):
         super().__init__()
-        self.size = size
-        self.crops = np.zeros((num_samples, 6), np.int32)  # never reallocated: compiled code holds the address
-        self.used = np.zeros((num_samples, 5), np.int32)
+        self.size, self.num_samples = size, num_samples
+        self.crops = np.zeros((batch_size, 6), np.int32)  # never reallocated: compiled code holds the address
+        self.used = np.zeros((batch_size, 5), np.int32)
 
     def declare_state_and_memory(self, previous_state):
         shape = (self.size, self.size, 3)
@@ -79,18 +79,18 @@ class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
         crops_address, used_address = self.crops.ctypes.data, self.used.ctypes.data
         crops_bytes, used_bytes = self.crops.nbytes, self.used.nbytes
         areas = self.metadata["height"].astype(np.int64) * self.metadata["width"]
+        num_samples = self.num_samples
         largest = 3 * int(areas[self.metadata["mode"] == jpeg].max(initial=0))
         new_decoder, free_decoder = turbojpeg.new_decoder, turbojpeg.free_decoder
         decode_jpeg = turbojpeg.decode
 
-        def decode(indices, out, metadata, storage):
+        def decode(keys, out, metadata, storage):
             crops = numba.carray(cast_int_to_byte_ptr(crops_address), (crops_bytes,)).view(np.int32).reshape(-1, 6)
             used = numba.carray(cast_int_to_byte_ptr(used_address), (used_bytes,)).view(np.int32).reshape(-1, 5)
             for worker in parallel_range(workers):  # scratch memory belongs to a thread, not to a sample
                 pixels, decoder = np.empty(largest, np.uint8), new_decoder()
-                for n in range(worker, len(indices), workers):
-                    sample = indices[n]
-                    meta, crop = metadata[sample], crops[sample]
+                for n in range(worker, len(keys), workers):
+                    meta, crop = metadata[keys[n] % num_samples], crops[n]
                     stored = read(meta["data_ptr"], storage)
                     height, width, good = np.int64(meta["height"]), np.int64(meta["width"]), True
                     if meta["mode"] == jpeg:
@@ -99,11 +99,11 @@ class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
                     image = stored.reshape(height, width, 3)
                     box = crop[TOP], crop[LEFT], crop[HEIGHT], crop[WIDTH]
                     resize_crop(image, *box, crop[BICUBIC] == 1, crop[FLIP] == 1, out[n])
-                    used[sample, TOP], used[sample, LEFT], used[sample, WIDTH] = box[0], box[1], box[3]
-                    used[sample, HEIGHT] = box[2] if good else 0
-                    used[sample, FLIP] = crop[FLIP]
+                    used[n, TOP], used[n, LEFT], used[n, WIDTH] = box[0], box[1], box[3]
+                    used[n, HEIGHT] = box[2] if good else 0
+                    used[n, FLIP] = crop[FLIP]
                 free_decoder(decoder)
-            return out[: len(indices)]
+            return out[: len(keys)]
 
         decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
@@ -243,16 +243,17 @@ class BetonTrain:
     ) -> None:
         self.classes, self.num_samples = sidecar.classes, sidecar.count
         self.crop = data.crop
-        self.decoder = CropDecoder(data.image_size, sidecar.count)
+        self.decoder = CropDecoder(data.image_size, sidecar.count, batch_size)
         self.file = BetonFile(path, self.decoder, batch_size, workers, pin)
 
-    def decode(self, seed: int, epoch: int, indices: np.ndarray) -> Iterator[Decoded]:
+    def decode(self, seed: int, epoch: int, keys: np.ndarray) -> Iterator[Decoded]:
         def draw(batch: np.ndarray) -> None:
-            sizes = self.file.sizes[batch]
-            self.decoder.crops[batch] = draw_crops(self.crop, seed, epoch, batch, sizes["height"], sizes["width"])
+            sizes = self.file.sizes[batch % self.num_samples]
+            crops = draw_crops(self.crop, seed, epoch, batch, sizes["height"], sizes["width"])
+            self.decoder.crops[: len(batch)] = crops
 
-        for images, batch, used in self.file.decode(indices, draw, self._take_used):
-            yield Decoded(images, self.file.labels[batch], batch, used)
+        for images, batch, used in self.file.decode(keys, draw, self._take_used):
+            yield Decoded(images, self.file.labels[batch % self.num_samples], batch, used)
 
     def close(self) -> None:
         self.file.close()
@@ -260,13 +261,13 @@ class BetonTrain:
     def describe(self) -> str:
         return self.file.describe()
 
-    def _take_used(self, indices: np.ndarray) -> np.ndarray:
-        """The crops that the decoder applied to `indices`, cleared so that none can be read twice."""
-        used = self.decoder.used[indices]
-        self.decoder.used[indices] = 0
-        damaged = indices[used[:, HEIGHT] == 0]
+    def _take_used(self, keys: np.ndarray) -> np.ndarray:
+        """The crops that the decoder applied to the batch `keys`, cleared so that none can be read twice."""
+        used = self.decoder.used[: len(keys)].copy()
+        self.decoder.used[:] = 0
+        damaged = keys[used[:, HEIGHT] == 0]
         if len(damaged):
-            name = image_names(self.file.path)[damaged[0]]
+            name = image_names(self.file.path)[damaged[0] % self.num_samples]
             raise DataError(f"The image {name} in {self.file.path} is damaged; write the file again (--force).")
         return used
 

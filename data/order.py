@@ -1,6 +1,6 @@
 """Which sample comes when, which box is cut from it, and whether it is flipped: the one place that decides.
 
-Everything is a pure function of (seed, epoch, sample index), computed by hashing and never by carrying a random state
+Everything is a pure function of (seed, epoch, sample key), computed by hashing and never by carrying a random state
 along. So a batch does not depend on how many workers or processes made it, an epoch can start at any step, and both
 loaders cut the same boxes. Numbers come from the splitmix64 finaliser (Steele, Lea and Flood, 2014, "Fast splittable
 pseudorandom number generators") on unsigned 64-bit integers, whose stream no library version can change.
@@ -54,6 +54,21 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.argsort(hash_of(seed, epoch, ORDER, np.arange(num_samples)))
 
 
+def repeat_samples(order: NDArray[np.int64], num_samples: int, repeats: int, batch_size: int) -> NDArray[np.int64]:
+    """Sample keys of an epoch's whole batches in which the first images of `order` come `repeats` times each.
+
+    Repeated augmentation (Hoffer et al. 2020, "Augment your batch"; DeiT's sampler): as many steps as without. Copy r
+    of image i has the key i + r * num_samples, from which its crop, flip and augmentation are drawn; with one repeat,
+    the keys are the indices. Each image's copies follow one another in a list that is cut into batches; a batch then
+    takes all its first copies, all second ones and so on, so that copies of an image are at least
+    batch_size // repeats samples apart (DeiT has them on different GPUs).
+    """
+    steps = len(order) // batch_size
+    place = np.arange(steps * batch_size).reshape(steps, batch_size)
+    place = np.take_along_axis(place, np.argsort(place % repeats, axis=1, kind="stable"), axis=1).reshape(-1)
+    return order[place // repeats] + num_samples * (place % repeats)
+
+
 def process_share(
     order: NDArray[np.int64], batch_size: int, rank: int, processes: int, start: int = 0
 ) -> NDArray[np.int64]:
@@ -72,14 +87,14 @@ def process_shard(num_samples: int, rank: int, processes: int) -> NDArray[np.int
 
 
 def draw_crops(
-    crop: CropConfig, seed: int, epoch: int, indices: ArrayLike, heights: ArrayLike, widths: ArrayLike
+    crop: CropConfig, seed: int, epoch: int, keys: ArrayLike, heights: ArrayLike, widths: ArrayLike
 ) -> NDArray[np.int32]:
-    """Crops of the samples `indices` whose images are `heights` by `widths` pixels: int32 (n, 6), see the columns.
+    """Crops of the samples `keys` whose images are `heights` by `widths` pixels: int32 (n, 6), see the columns.
 
     Boxes as torchvision's RandomResizedCrop draws them: up to ten tries at an area and an aspect ratio (uniform in its
     logarithm), then the largest central box of a permitted ratio.
     """
-    key = hash_of(seed, epoch, CROP, indices)
+    key = hash_of(seed, epoch, CROP, keys)
     heights, widths = (np.atleast_1d(np.asarray(side)).astype(np.int64) for side in (heights, widths))
     crops = np.empty((len(key), 6), np.int32)
     crops[:, :4] = _central_box(heights, widths, crop.ratio)
@@ -107,12 +122,12 @@ def check_crop(crop: CropConfig) -> None:
         raise DataError(f"data.crop.interpolation is {crop.interpolation!r}; set it to bicubic, bilinear or random.")
 
 
-def digest(indices: NDArray[np.int64], crops: NDArray[np.int32]) -> int:
-    """Sum modulo 2**64 of one hash per sample of (index, top, left, height, width, flip).
+def digest(keys: NDArray[np.int64], crops: NDArray[np.int32]) -> int:
+    """Sum modulo 2**64 of one hash per sample of (key, top, left, height, width, flip).
 
     As a sum it does not depend on the order of the samples nor on how processes share them.
     """
-    return int(hash_of(indices, *crops[:, :BICUBIC].T).sum(dtype=np.uint64))
+    return int(hash_of(keys, *crops[:, :BICUBIC].T).sum(dtype=np.uint64))
 
 
 def _try_box(crop, key, draw, heights, widths):

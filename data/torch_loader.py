@@ -18,7 +18,7 @@ from data.stored import stored_image
 from data.transforms import eval_image
 
 CHUNK = 32  # images that are decoded before their crops are drawn, which costs as much for one as for many
-Request = tuple[int, int, np.ndarray]  # seed, epoch, sample indices of a batch
+Request = tuple[int, int, np.ndarray]  # seed, epoch, sample keys of a batch
 
 
 class TrainDataset(Dataset):
@@ -28,22 +28,23 @@ class TrainDataset(Dataset):
         self.source, self.data = source, data
 
     def __getitem__(self, request: Request) -> Decoded | DataError:
-        seed, epoch, indices = request
+        seed, epoch, keys = request
+        indices = keys % len(self.source)
         size = self.data.image_size
-        pixels = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
-        crops = np.empty((len(indices), 6), np.int32)
-        for start in range(0, len(indices), CHUNK):
+        pixels = torch.empty(len(keys), size, size, 3, dtype=torch.uint8)
+        crops = np.empty((len(keys), 6), np.int32)
+        for start in range(0, len(keys), CHUNK):
             part = slice(start, start + CHUNK)
             try:
                 images = [np.array(stored_image(self.source, i, self.data.write.max_size)) for i in indices[part]]
             except DataError as error:
                 return error  # raised by a worker, it would arrive as a traceback
             heights, widths = zip(*(image.shape[:2] for image in images), strict=True)
-            crops[part] = draw_crops(self.data.crop, seed, epoch, indices[part], heights, widths)
+            crops[part] = draw_crops(self.data.crop, seed, epoch, keys[part], heights, widths)
             for image, crop, out in zip(images, crops[part].tolist(), pixels[part].numpy(), strict=True):
                 top, left, height, width, flip, bicubic = crop
                 resize_crop(image, top, left, height, width, bool(bicubic), bool(flip), out)
-        return decoded(self.source, pixels, indices, crops)
+        return Decoded(pixels.permute(0, 3, 1, 2), torch.from_numpy(self.source.labels[indices]), keys, crops)
 
 
 class EvalDataset(Dataset):
@@ -62,12 +63,8 @@ class EvalDataset(Dataset):
                 return error
             square = eval_image(image, data.image_size, data.eval_crop, data.eval_interpolation)
             pixels[n] = torch.from_numpy(np.array(square))
-        return decoded(self.source, pixels, indices, NO_CROPS)
-
-
-def decoded(source: Source, pixels: torch.Tensor, indices: np.ndarray, crops: np.ndarray) -> Decoded:
-    """The batch of `pixels` (b, S, S, 3)."""
-    return Decoded(pixels.permute(0, 3, 1, 2), torch.from_numpy(source.labels[indices]), indices, crops)
+        labels = torch.from_numpy(self.source.labels[indices])
+        return Decoded(pixels.permute(0, 3, 1, 2), labels, indices, NO_CROPS)
 
 
 def compile_resize() -> None:
