@@ -49,7 +49,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 SETTINGS = {
     "model=vit_b16_gap": r"model=vit_b16_gap is unknown: did you mean .*vit_b16_gab",
     "data=imagnet": r"data=imagnet is unknown: did you mean imagenet\?",
-    "augment=deit": r"augment=deit is unknown: choose one of gab, none",
+    "augment=dei": r"augment=dei is unknown: did you mean .*deit",
     "experiment=digit": r"experiment=digit is unknown: did you mean digits\?",
     "optim.lr_rate=1": r"optim\.lr_rate is not a setting: did you mean optim\.lr",
     "model.depht=3": r"model\.depht is not a setting: did you mean model\.depth",
