@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import NETWORKS, Config, EvaluateConfig
+from conf.schema import EVALUATORS, NETWORKS, Config, EvaluateConfig
 from data.config import DataConfig
 from data.errors import DataError
 from gab.distributed import signals
@@ -97,6 +97,8 @@ def _unknown(path: str) -> str:
         owners = [network for network, schema in NETWORKS.items() if path in _keys_of(schema, "model")]
         if parent.partition(".")[0] == "model" and owners:
             return f"{path} is not a setting of this network: model.network {', '.join(owners)} have it"
+        if evaluator := re.match(r"evaluators\.(\w+)", path):
+            return f"{path} is of an evaluator that is not chosen: add it to the list, evaluators=[top1,{evaluator[1]}]"
         return f"{path} is not a setting here: another command has it"
     close = difflib.get_close_matches(path, settings, n=3, cutoff=0.6)
     if close or not siblings:
@@ -111,7 +113,7 @@ def _value(match: re.Match[str]) -> str:
 _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "bool": "true or false"}
 
 _ANSWERS: list[tuple[str, Callable[[re.Match[str]], str]]] = [
-    (r"Could not find '([^']+)'", _group),
+    (r"Could not (?:find|load) '([^']+)'", _group),
     (r"not in '[^']+'\s+full_key: (\S+)", _key),
     (r"is not in struct\s+full_key: (\S+)", _key),
     (r"Value '(?P<value>.*)' of type '\w+' could not be converted to (?P<type>\w+)\s+full_key: (?P<key>\S+)", _value),
@@ -147,6 +149,8 @@ def refuse_unknown(container: dict[str, Any]) -> None:
 def known_keys() -> list[str]:
     """Every setting of every section, as `section.key`, whatever network is chosen."""
     keys = _keys_of(Config, "") | _keys_of(EvaluateConfig, "") | _keys_of(DataConfig, "data")
+    keys |= {f"evaluators.{name}" for name in EVALUATORS}
+    keys = keys.union(*(_keys_of(schema, f"evaluators.{name}") for name, schema in EVALUATORS.items()))
     return sorted(keys.union(*(_keys_of(network, "model") for network in NETWORKS.values())))
 
 

@@ -1,7 +1,7 @@
 """The typed schema of the whole config, and how a config becomes plain objects.
 
 Importing this registers the schema with Hydra: `train.yaml` and `eval.yaml` start from `train_schema` and
-`eval_schema`, and every file of the model group from the schema of its network.
+`eval_schema`, and every file of the groups model and evaluators from the schema of its network or evaluator.
 """
 
 from dataclasses import dataclass, field
@@ -18,10 +18,13 @@ from gab.config import (
     DistillationConfig,
     EvalConfig,
     EvalRunConfig,
+    EvaluatorConfig,
     InitConfig,
     ModelConfig,
     OptimConfig,
+    RealConfig,
     RunConfig,
+    SetConfig,
     SwinConfig,
     SwinV2Config,
     T2TConfig,
@@ -42,6 +45,16 @@ NETWORKS: dict[str, type[ModelConfig]] = {
     "timm": TimmConfig,
 }
 
+EVALUATORS: dict[str, type[EvaluatorConfig]] = {
+    "top1": EvaluatorConfig,
+    "real": RealConfig,
+    "v2": SetConfig,
+    "a": SetConfig,
+    "r": SetConfig,
+    "sketch": SetConfig,
+    "c": SetConfig,
+}
+
 
 @dataclass
 class Config:
@@ -54,6 +67,7 @@ class Config:
     init: InitConfig = field(default_factory=InitConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    evaluators: dict[str, EvaluatorConfig] = field(default_factory=dict)
     seed: int = 0
     run: RunConfig = field(default_factory=RunConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -67,6 +81,7 @@ class EvaluateConfig:
     checkpoint: str | None = None
     model: ModelConfig | None = None  # null: the checkpoint's
     data: DataConfig | None = None  # null: the checkpoint's
+    evaluators: dict[str, EvaluatorConfig] = field(default_factory=dict)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: EvalRunConfig = field(default_factory=EvalRunConfig)
 
@@ -78,6 +93,8 @@ def register() -> None:
     store.store(name="eval_schema", node=EvaluateConfig)
     for network, schema in NETWORKS.items():
         store.store(group="model", name=f"{network}_schema", node=schema)
+    for evaluator, settings in EVALUATORS.items():
+        store.store(group="evaluators", name=f"{evaluator}_schema", node=settings)
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

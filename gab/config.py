@@ -264,6 +264,28 @@ class TrainConfig:
 
 
 @dataclass
+class EvaluatorConfig:
+    """What looks at the network; `top1` needs no more than this, and in training goes by `train.eval_every`."""
+
+
+@dataclass
+class SetConfig(EvaluatorConfig):
+    """A set of images for networks of ImageNet's 1000 classes, shown to them by the transform of `data`."""
+
+    root: str = MISSING
+    crop: float | None = None  # in place of data.eval_crop; null: that
+    partial: bool = False  # score what is there of a set that is not complete
+    every_epochs: int | None = None  # in training; null: after the last epoch
+
+
+@dataclass
+class RealConfig(SetConfig):
+    """ImageNet's validation images with the ReaL labels."""
+
+    labels: str | None = None  # real.json or real.json.gz; null: the copy that comes with timm
+
+
+@dataclass
 class RunConfig:
     """Where and how a run is computed; nothing here may change results beyond rounding."""
 

@@ -16,6 +16,7 @@ _NEUTRAL = (
     "run",
     "checkpoint",
     "tracking",
+    "evaluators",
     "data.root",
     "data.stage",
     "data.write_if_missing",
