@@ -29,8 +29,8 @@ from data.config import DataConfig
 from data.decoded import NO_CROPS, Decoded
 from data.errors import DataError
 from data.files import Sidecar, image_names
-from data.order import BICUBIC, FLIP, HEIGHT, LEFT, TOP, WIDTH, draw_crops
-from data.resample import resize_crop
+from data.order import BICUBIC, FLIP, HEIGHT, LEFT, TOP, WIDTH, crop_side, draw_crops
+from data.resample import cut_window, resize_crop
 
 Prepare = Callable[[np.ndarray], None]  # take the sample keys of a batch
 Finish = Callable[[np.ndarray], Any]
@@ -62,9 +62,9 @@ class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
     `used` receives (top, left, height, width, flip) as they were applied; height 0 says that the JPEG is damaged.
     """
 
-    def __init__(self, size: int, num_samples: int, batch_size: int):
+    def __init__(self, size: int, padded: bool, num_samples: int, batch_size: int):
         super().__init__()
-        self.size, self.num_samples = size, num_samples
+        self.size, self.padded, self.num_samples = size, padded, num_samples
         self.crops = np.zeros((batch_size, 6), np.int32)  # never reallocated: compiled code holds the address
         self.used = np.zeros((batch_size, 5), np.int32)
 
@@ -79,7 +79,7 @@ class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
         crops_address, used_address = self.crops.ctypes.data, self.used.ctypes.data
         crops_bytes, used_bytes = self.crops.nbytes, self.used.nbytes
         areas = self.metadata["height"].astype(np.int64) * self.metadata["width"]
-        num_samples = self.num_samples
+        num_samples, padded = self.num_samples, self.padded
         largest = 3 * int(areas[self.metadata["mode"] == jpeg].max(initial=0))
         new_decoder, free_decoder = turbojpeg.new_decoder, turbojpeg.free_decoder
         decode_jpeg = turbojpeg.decode
@@ -98,7 +98,10 @@ class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
                         stored = pixels[: 3 * height * width]
                     image = stored.reshape(height, width, 3)
                     box = crop[TOP], crop[LEFT], crop[HEIGHT], crop[WIDTH]
-                    resize_crop(image, *box, crop[BICUBIC] == 1, crop[FLIP] == 1, out[n])
+                    if padded:
+                        cut_window(image, crop[TOP], crop[LEFT], crop[FLIP] == 1, out[n])
+                    else:
+                        resize_crop(image, *box, crop[BICUBIC] == 1, crop[FLIP] == 1, out[n])
                     used[n, TOP], used[n, LEFT], used[n, WIDTH] = box[0], box[1], box[3]
                     used[n, HEIGHT] = box[2] if good else 0
                     used[n, FLIP] = crop[FLIP]
@@ -242,8 +245,9 @@ class BetonTrain:
         self, path: Path, sidecar: Sidecar, data: DataConfig, batch_size: int, workers: int, pin: bool
     ) -> None:
         self.classes, self.num_samples = sidecar.classes, sidecar.count
-        self.crop = data.crop
-        self.decoder = CropDecoder(data.image_size, sidecar.count, batch_size)
+        side = crop_side(data)
+        self.crop = replace(data.crop, size=side)
+        self.decoder = CropDecoder(side, self.crop.kind == "padded", sidecar.count, batch_size)
         self.file = BetonFile(path, self.decoder, batch_size, workers, pin)
 
     def decode(self, seed: int, epoch: int, keys: np.ndarray) -> Iterator[Decoded]:

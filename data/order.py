@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data.config import CropConfig
+from data.config import CropConfig, DataConfig
 from data.errors import DataError
 
 # Columns of a crop as `draw_crops` returns it: the box in pixels, then two switches (0 or 1).
@@ -20,6 +20,7 @@ TOP, LEFT, HEIGHT, WIDTH, FLIP, BICUBIC = range(6)
 ORDER, CROP = 1, 2  # separate the random numbers of an epoch by what they are for
 TRIES = 10  # of torchvision's RandomResizedCrop
 BICUBIC_SHARE = {"bicubic": 1.0, "bilinear": 0.0, "random": 0.5}  # of the samples, else bilinear
+KINDS = ("resized", "padded")
 FLIP_DRAW, BICUBIC_DRAW = 4 * TRIES, 4 * TRIES + 1  # each try uses four numbers
 
 Hashes = NDArray[np.uint64]
@@ -91,12 +92,20 @@ def draw_crops(
 ) -> NDArray[np.int32]:
     """Crops of the samples `keys` whose images are `heights` by `widths` pixels: int32 (n, 6), see the columns.
 
-    Boxes as torchvision's RandomResizedCrop draws them: up to ten tries at an area and an aspect ratio (uniform in its
-    logarithm), then the largest central box of a permitted ratio.
+    Resized: boxes as torchvision's RandomResizedCrop draws them, up to ten tries at an area and an aspect ratio
+    (uniform in its logarithm), then the largest central box of a permitted ratio. Padded: windows of `crop.size`, which
+    must be set, in the image with a border, as torchvision's RandomCrop draws them: they may begin before the image
+    (top or left below 0) and end beyond it.
     """
     key = hash_of(seed, epoch, CROP, keys)
     heights, widths = (np.atleast_1d(np.asarray(side)).astype(np.int64) for side in (heights, widths))
-    crops = np.empty((len(key), 6), np.int32)
+    crops = np.zeros((len(key), 6), np.int32)
+    crops[:, FLIP] = uniform(key, FLIP_DRAW) < crop.flip
+    if crop.kind == "padded":
+        crops[:, TOP] = _window(uniform(key, 2), heights, crop)
+        crops[:, LEFT] = _window(uniform(key, 3), widths, crop)
+        crops[:, [HEIGHT, WIDTH]] = crop.size
+        return crops
     crops[:, :4] = _central_box(heights, widths, crop.ratio)
     pending = np.arange(len(key))
     for attempt in range(TRIES):
@@ -105,13 +114,27 @@ def draw_crops(
         boxes, fits = _try_box(crop, key[pending], 4 * attempt, heights[pending], widths[pending])
         crops[pending[fits], :4] = boxes[fits]
         pending = pending[~fits]
-    crops[:, FLIP] = uniform(key, FLIP_DRAW) < crop.flip
     crops[:, BICUBIC] = uniform(key, BICUBIC_DRAW) < BICUBIC_SHARE[crop.interpolation]
     return crops
 
 
+def crop_side(data: DataConfig) -> int:
+    """The side of training images as a loader gives them, in pixels; raises DataError if it is too short."""
+    size = data.image_size if data.crop.size is None else data.crop.size
+    if size < data.image_size:
+        raise DataError(
+            f"data.crop.size={size} is below data.image_size={data.image_size}, to which it is cut; set at least that, "
+            "or null for the same."
+        )
+    return size
+
+
 def check_crop(crop: CropConfig) -> None:
     """Raise DataError where a setting of `crop` is impossible."""
+    if crop.kind not in KINDS:
+        raise DataError(f"data.crop.kind is {crop.kind!r}; set it to {' or '.join(KINDS)}.")
+    if crop.padding < 0:
+        raise DataError(f"data.crop.padding is {crop.padding}; set 0 pixels or more.")
     if len(crop.scale) != 2 or not 0 < crop.scale[0] <= crop.scale[1] <= 1:
         raise DataError(f"data.crop.scale is {crop.scale}; set two shares of the area, 0 < low <= high <= 1.")
     if len(crop.ratio) != 2 or not 0 < crop.ratio[0] <= crop.ratio[1]:
@@ -141,6 +164,12 @@ def _try_box(crop, key, draw, heights, widths):
     top = (uniform(key, draw + 2) * (heights - height + 1)).astype(np.int64)
     left = (uniform(key, draw + 3) * (widths - width + 1)).astype(np.int64)
     return np.stack([top, left, height, width], axis=1), fits
+
+
+def _window(draw, lengths, crop):
+    """Where windows begin along an axis; in the middle where even the image with its border is not as long."""
+    places = lengths + 2 * crop.padding - crop.size + 1
+    return np.where(places > 0, (draw * places).astype(np.int64) - crop.padding, (lengths - crop.size) // 2)
 
 
 def _central_box(heights, widths, ratio):

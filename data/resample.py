@@ -45,6 +45,21 @@ def resize_crop(image, top, left, height, width, bicubic, flip, out):
 
 
 @njit(error_model="numpy", nogil=True)
+def cut_window(image, top, left, flip, out):
+    """Write the window of `image` at (top, left) into `out`, uint8 (size, size, 3), mirrored if `flip`.
+
+    It may begin before the image and end beyond it: there, `out` is black.
+    """
+    size = len(out)
+    out[:] = 0
+    for y in range(max(0, -top), min(size, image.shape[0] - top)):
+        for x in range(max(0, -left), min(size, image.shape[1] - left)):
+            target = size - 1 - x if flip else x
+            for c in range(3):
+                out[y, target, c] = image[top + y, left + x, c]
+
+
+@njit(error_model="numpy", nogil=True)
 def columns_first(height, width, size):
     """Whether Pillow resizes along columns before rows; found by comparing with Pillow 13.0 at thousands of sizes."""
     return height > size and height + size > 2 * width

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.config import DataConfig
 from data.decoded import NO_CROPS, Decoded
 from data.errors import DataError
-from data.order import draw_crops
+from data.order import crop_side, draw_crops
 from data.readers.base import Source
-from data.resample import resize_crop
+from data.resample import cut_window, resize_crop
 from data.stored import stored_image
 from data.transforms import eval_image
 
@@ -26,12 +27,13 @@ class TrainDataset(Dataset):
 
     def __init__(self, source: Source, data: DataConfig):
         self.source, self.data = source, data
+        self.side = crop_side(data)
+        self.crop = replace(data.crop, size=self.side)
 
     def __getitem__(self, request: Request) -> Decoded | DataError:
         seed, epoch, keys = request
         indices = keys % len(self.source)
-        size = self.data.image_size
-        pixels = torch.empty(len(keys), size, size, 3, dtype=torch.uint8)
+        pixels = torch.empty(len(keys), self.side, self.side, 3, dtype=torch.uint8)
         crops = np.empty((len(keys), 6), np.int32)
         for start in range(0, len(keys), CHUNK):
             part = slice(start, start + CHUNK)
@@ -40,10 +42,13 @@ class TrainDataset(Dataset):
             except DataError as error:
                 return error  # raised by a worker, it would arrive as a traceback
             heights, widths = zip(*(image.shape[:2] for image in images), strict=True)
-            crops[part] = draw_crops(self.data.crop, seed, epoch, keys[part], heights, widths)
+            crops[part] = draw_crops(self.crop, seed, epoch, keys[part], heights, widths)
             for image, crop, out in zip(images, crops[part].tolist(), pixels[part].numpy(), strict=True):
                 top, left, height, width, flip, bicubic = crop
-                resize_crop(image, top, left, height, width, bool(bicubic), bool(flip), out)
+                if self.crop.kind == "padded":
+                    cut_window(image, top, left, bool(flip), out)
+                else:
+                    resize_crop(image, top, left, height, width, bool(bicubic), bool(flip), out)
         return Decoded(pixels.permute(0, 3, 1, 2), torch.from_numpy(self.source.labels[indices]), keys, crops)
 
 
@@ -68,8 +73,10 @@ class EvalDataset(Dataset):
 
 
 def compile_resize() -> None:
-    """Have the routine compiled."""
-    resize_crop(np.zeros((1, 1, 3), np.uint8), 0, 0, 1, 1, True, False, np.empty((1, 1, 3), np.uint8))
+    """Have the routines compiled."""
+    image, out = np.zeros((1, 1, 3), np.uint8), np.empty((1, 1, 3), np.uint8)
+    resize_crop(image, 0, 0, 1, 1, True, False, out)
+    cut_window(image, 0, 0, False, out)
 
 
 def as_it_is(answer: Any) -> Any:
