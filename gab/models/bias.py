@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from gab.config import GaussianConfig
+from gab.errors import UserError
 from gab.models.gaussian import Grid
 
 BIASES: dict[str, type["ScoreBias"]] = {}  # by the name that `model.rel_pos` chooses them by
@@ -32,6 +34,14 @@ class ScoreBias(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.prefix_tokens = prefix_tokens
+
+    def start_as_gaussian(self, config: GaussianConfig) -> None:
+        """Makes the bias start as the Gaussian of `config`; called before it is started.
+
+        Raises:
+            UserError: it has no such start.
+        """
+        raise UserError("model.rel_pos_start=gaussian is for model.rel_pos=mlp, bias or table: choose one of them.")
 
     def forward(self) -> Tensor:
         """The bias, (1, 1 or H, N, N) with N = prefix tokens + patches; a row belongs to a query."""

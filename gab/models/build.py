@@ -57,6 +57,8 @@ def _switches(config: ViTConfig | SwinConfig | SwinV2Config) -> Iterator[str]:
         yield "gab"
         if config.gaussian.per_head:
             yield "per_head"
+        if config.gaussian.frozen:
+            yield "frozen"
         if config.gaussian.class_bias != "zero":
             yield f"class_{config.gaussian.class_bias}"
     if isinstance(config, SwinConfig):
@@ -87,6 +89,8 @@ def _vit_places(config: ViTConfig) -> Iterator[str]:
     position = "none" if config.rel_pos != "none" else type(config).position
     if config.rel_pos != relative:
         yield "norpe" if config.rel_pos == "none" else config.rel_pos
+    if config.rel_pos_start != "default":
+        yield f"rel_{config.rel_pos_start}"
     if config.join != "add":
         yield config.join
     if config.position != position:

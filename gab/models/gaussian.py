@@ -25,6 +25,12 @@ def squared_distances(grid: Grid) -> Tensor:
     return ((row[:, None] - row) ** 2 + (column[:, None] - column) ** 2).to(torch.int32)
 
 
+def bell(amplitude: Tensor | float, sigma: Tensor, sq_distance: Tensor) -> Tensor:
+    """A² exp(-d² / 2σ²) for squared distances in patches, broadcast, in the type of `sigma`."""
+    rate = -0.5 / (sigma * sigma).clamp_min(SIGMA_SQUARED_FLOOR)
+    return amplitude * amplitude * torch.exp(rate * sq_distance.to(sigma.dtype))
+
+
 def start_sigma(sigma: float | str, grid: Grid) -> float:
     """The start value of sigma in patches; `auto` is 5 on 14 x 14 and in proportion on other grids."""
     if sigma == "auto":
@@ -59,6 +65,8 @@ class Gaussian(nn.Module):
         row_mean  the mean of the patch's own row, so that the Gaussian favours neither class nor patches.
         learned   one scalar of the layer, which starts at zero.
 
+    With `config.frozen` A and σ stay as they start.
+
     Raises:
         UserError: an unknown `class_bias`, or one without prefix tokens.
     """
@@ -73,8 +81,8 @@ class Gaussian(nn.Module):
         self.prefix_tokens = prefix_tokens
         self.class_rule = _class_rule(config.class_bias, prefix_tokens)
         self.start = (float(config.amplitude), start_sigma(config.sigma, self.grid))
-        self.amplitude = nn.Parameter(torch.empty(pairs))
-        self.sigma = nn.Parameter(torch.empty(pairs))
+        self.amplitude = nn.Parameter(torch.empty(pairs), requires_grad=not config.frozen)
+        self.sigma = nn.Parameter(torch.empty(pairs), requires_grad=not config.frozen)
         self.class_bias = nn.Parameter(torch.empty(1)) if self.class_rule == "learned" else None
         self.register_buffer("sq_distance", squared_distances(self.grid), persistent=False)
         self.reset_parameters()
@@ -91,8 +99,7 @@ class Gaussian(nn.Module):
         with torch.autocast(self.sigma.device.type, enabled=False):
             dtype = torch.promote_types(self.sigma.dtype, torch.float32)
             amplitude, sigma = (p.to(dtype).view(-1, 1, 1) for p in (self.amplitude, self.sigma))
-            rate = -0.5 / (sigma * sigma).clamp_min(SIGMA_SQUARED_FLOOR)
-            bias = amplitude * amplitude * torch.exp(rate * self.sq_distance.to(dtype))  # (1 or H, P, P)
+            bias = bell(amplitude, sigma, self.sq_distance)  # (1 or H, P, P)
             if self.prefix_tokens:
                 bias = self._with_prefix(bias)
         return bias.unsqueeze(0)

@@ -23,7 +23,8 @@ def start_value(
     """A float32 start for the parameter `name` of `module`, drawn from `generator`; frozen ones keep their values.
 
     A module that knows better has a method `start_value(name, parameter, generator)` for its own parameters, frozen
-    ones too, which returns a tensor, or None for this rule.
+    ones too, which returns a tensor, or None for this rule. One whose parameters start from one another has
+    `finish_start()`, called when all are drawn.
     """
     own = getattr(module, "start_value", None)
     if own is not None and (value := own(name, parameter, generator)) is not None:
@@ -60,3 +61,6 @@ def initialise(model: nn.Module, scheme: str, seed: int | None = None) -> None:
         for name, parameter in module.named_parameters(prefix, recurse=False):
             generator = torch.Generator().manual_seed(hash_key("init", seed, name))
             parameter.copy_(start_value(module, name.rpartition(".")[2], parameter, scheme, generator))
+    for module in model.modules():
+        if callable(finish := getattr(module, "finish_start", None)):
+            finish()

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from timm.layers import Mlp, resize_rel_pos_bias_table
 from torch import Tensor, nn
 
+from gab.config import GaussianConfig
 from gab.models.bias import ScoreBias
-from gab.models.gaussian import Grid
+from gab.models.gaussian import Grid, bell, start_sigma
 from gab.models.stochastic import BiasDropout
 
 
@@ -40,6 +41,13 @@ def log_offsets(grid: Grid) -> Tensor:
     return offsets.sign() * offsets.abs().log1p()
 
 
+def gaussian_of_offsets(config: GaussianConfig, grid: Grid) -> Tensor:
+    """The Gaussian of `config`, as it starts, at all offsets on `grid`: float32 (2h - 1, 2w - 1)."""
+    row, column = torch.meshgrid(*(torch.arange(1 - n, n) for n in grid), indexing="ij")
+    sigma = torch.tensor(start_sigma(config.sigma, grid))
+    return bell(float(config.amplitude), sigma, row**2 + column**2)
+
+
 def prefix_position_index(index: Tensor, offsets: int) -> Tensor:
     """`relative_position_index` with one class token in front, which has three table rows of its own (BEiT's rule)."""
     tokens = int(index.numel() ** 0.5)
@@ -56,12 +64,48 @@ class RelPosMlp(ScoreBias, name="mlp"):
 
     index: Tensor
     log_offsets: Tensor
+    gaussian_start: GaussianConfig | None = None
 
     def __init__(self, grid: Grid, num_heads: int, prefix_tokens: int = 0, hidden_dim: int = 128):
         super().__init__(grid, num_heads, prefix_tokens)
         self.mlp = Mlp(2, hidden_dim, num_heads, act_layer=nn.ReLU)
         self.mlp.drop1 = BiasDropout(0.125)  # type: ignore[assignment]  # typed nn.Dropout
         self._set_buffers(grid)
+
+    def start_as_gaussian(self, config: GaussianConfig) -> None:
+        """As near to it as the last layer brings the MLP."""
+        self.gaussian_start = config
+
+    @torch.no_grad()
+    def finish_start(self) -> None:
+        """Solves the last layer for the Gaussian that the bias shall start as: least squares over all offsets.
+
+        The hidden layer is as drawn, so the solution is a function of (seed, name); in float64 on the CPU. What is
+        squared is the error expected under the MLP's own dropout, whose variance adds p / (1 - p) Σx² w² for a hidden
+        unit x of weight w: without that the weights are so large that dropout drowns the bias.
+        """
+        if self.gaussian_start is None or self.mlp.fc1.weight.is_meta:
+            return
+        with torch.device("cpu"):
+            wanted = gaussian_of_offsets(self.gaussian_start, self.grid).double().view(-1, 1)
+            weight, bias = (p.cpu().double() for p in self.mlp.fc1.parameters())
+            hidden = F.relu(F.linear(log_offsets(self.grid).double().flatten(0, 1), weight, bias))
+            odds = self.mlp.drop1.p / (1 - self.mlp.drop1.p)
+            noise = torch.diag((odds * hidden.square().sum(dim=0)).sqrt())
+            rows = torch.cat((F.pad(hidden, (0, 1), value=1.0), F.pad(noise, (0, 1))))
+            targets = torch.cat((wanted, wanted.new_zeros(len(noise), 1)))
+            solution = torch.linalg.lstsq(rows, targets, driver="gelsd").solution.flatten()
+        self.mlp.fc2.weight.copy_(solution[:-1])  # the same for every head
+        self.mlp.fc2.bias.copy_(solution[-1:])
+
+    @torch.no_grad()
+    def gaussian_error(self) -> float | None:
+        """How far the bias is from the Gaussian that it was to start as: root mean square over offsets and heads."""
+        if self.gaussian_start is None:
+            return None
+        hidden = self.mlp.act(self.mlp.fc1(self.log_offsets))
+        wanted = gaussian_of_offsets(self.gaussian_start, self.grid).to(hidden).unsqueeze(-1)
+        return (self.mlp.fc2(hidden) - wanted).square().mean().sqrt().item()
 
     def _set_buffers(self, grid: Grid) -> None:
         device = self.mlp.fc1.weight.device
@@ -81,10 +125,12 @@ class RelPosMlp(ScoreBias, name="mlp"):
 class RelPosTable(ScoreBias, name="table"):
     """Relative position bias from a table with one row per offset (Swin), between patches alone.
 
-    Rows and columns of prefix tokens are zero, and so is the start: LaPE's released `relative`.
+    Rows and columns of prefix tokens are zero, and so is the start (LaPE's released `relative`), unless it starts as
+    the Gaussian.
     """
 
     index: Tensor
+    gaussian_start: GaussianConfig | None = None
 
     def __init__(self, grid: Grid, num_heads: int, prefix_tokens: int = 0):
         super().__init__(grid, num_heads, prefix_tokens)
@@ -92,8 +138,16 @@ class RelPosTable(ScoreBias, name="table"):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
 
     def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor | None:
-        """Of the table: zero."""
-        return torch.zeros(parameter.shape)
+        """Of the table: zero, or the Gaussian, where rows of prefix tokens are zero."""
+        table = torch.zeros(parameter.shape)
+        if self.gaussian_start is not None:
+            values = gaussian_of_offsets(self.gaussian_start, self.grid).view(-1, 1)
+            table[: len(values)] = values
+        return table
+
+    def start_as_gaussian(self, config: GaussianConfig) -> None:
+        """Exactly, in every head."""
+        self.gaussian_start = config
 
     def _set_index(self, grid: Grid) -> int:
         """Sets the buffer and returns the number of rows of the table."""
@@ -125,6 +179,10 @@ class NormedRelPosTable(RelPosTable, name="table_norm"):
         super().__init__(grid, num_heads, prefix_tokens)
         self.norm = nn.LayerNorm(grid[0] * grid[1], eps=1e-5)
 
+    def start_as_gaussian(self, config: GaussianConfig) -> None:
+        """Its norm leaves no such start."""
+        ScoreBias.start_as_gaussian(self, config)
+
     def forward(self) -> Tensor:
         """The bias, (1, H, N, N)."""
         return pad_prefix(self.norm(gather_bias(self.relative_position_bias_table, self.index)), self.prefix_tokens)
@@ -147,8 +205,8 @@ class RelPosBias(RelPosTable, name="bias"):
     prefix_limit = 1
 
     def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor | None:
-        """Of the table: the network's rule."""
-        return None
+        """Of the table: the network's rule, unless it starts as the Gaussian."""
+        return None if self.gaussian_start is None else super().start_value(name, parameter, generator)
 
     def _set_index(self, grid: Grid) -> int:
         offsets = super()._set_index(grid)

@@ -16,6 +16,8 @@ from gab.models.life import AUX_KEYS, LIFE
 from gab.models.position import POSITIONS
 from gab.models.qkv import PlainQKV
 
+STARTS = ("default", "gaussian")  # of a relative bias
+
 
 def check_position(kind: str, join: str) -> None:
     """Raises UserError for an unknown position or join, or two that do not go together."""
@@ -35,7 +37,13 @@ def check_position(kind: str, join: str) -> None:
 
 def check_biases(cfg: Any, prefix_tokens: int) -> None:
     """Raises UserError for an unknown bias, or one that has no row for the prefix tokens of `cfg`."""
+    if cfg.rel_pos_start not in STARTS:
+        raise UserError(f"model.rel_pos_start is {cfg.rel_pos_start!r}; choose one of {', '.join(STARTS)}.")
     if cfg.rel_pos == "none":
+        if cfg.rel_pos_start != "default":
+            raise UserError(
+                f"model.rel_pos_start={cfg.rel_pos_start} needs a relative bias: set model.rel_pos=mlp or another one."
+            )
         return
     if cfg.rel_pos not in BIASES:
         raise UserError(f"model.rel_pos is {cfg.rel_pos!r}; choose one of none, {', '.join(BIASES)}.")
@@ -64,7 +72,9 @@ def score_biases(cfg: Any, grid: Grid, num_heads: int, prefix_tokens: int) -> di
     """The parts of one layer's bias socket, by name."""
     biases: dict[str, nn.Module] = {}
     if cfg.rel_pos != "none":
-        biases["rel_pos"] = BIASES[cfg.rel_pos](grid, num_heads, prefix_tokens)
+        biases["rel_pos"] = rel_pos = BIASES[cfg.rel_pos](grid, num_heads, prefix_tokens)
+        if cfg.rel_pos_start == "gaussian":
+            rel_pos.start_as_gaussian(cfg.gaussian)
     if cfg.gab:
         biases["gaussian"] = Gaussian(cfg.gaussian, grid, num_heads, prefix_tokens)
     return biases
