@@ -13,7 +13,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-import torch  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
 from safetensors import SafetensorError  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
@@ -21,6 +20,7 @@ from safetensors.torch import save_file  # noqa: E402
 from conf.errors import sentences  # noqa: E402
 from gab.errors import UserError  # noqa: E402
 from gab.models.convert import Conversion, call, convert  # noqa: E402
+from gab.models.weights import read  # noqa: E402
 
 SHOWN = 3  # of the names that changed
 
@@ -40,27 +40,6 @@ def main(arguments: list[str] | None = None) -> None:
         write(given.out, found, given.model, given.official)
         print(account(found))
         print(f"import gab, timm; timm.{call(given.model, {**found.options, 'checkpoint_path': str(given.out)})}")
-
-
-def read(path: Path) -> Any:
-    """What `torch.save` wrote, without running any of it.
-
-    The settings that DeiT's kind of script saves beside the weights are an `argparse.Namespace`, which only holds
-    values.
-
-    Raises:
-        UserError: the file is missing, damaged, or wants to run code.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}).") from error
-    except Exception as error:  # a hostile file may provoke any; torch's text advises to load it all the same
-        raise UserError(
-            f"{path} is refused: it is damaged, or holds more than tensors, numbers and settings, and would run code "
-            "when loaded. Save its state_dict alone where you trust it."
-        ) from error
 
 
 def parse(options: list[str]) -> dict[str, Any]:

@@ -338,7 +338,7 @@ def _on_meta(model_name: str, options: dict[str, Any]) -> nn.Module:
         raise UserError(f"timm cannot build {model_name} with {options} ({error}): change the options.") from error
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     """All names; those that many layers have as one, `blocks.{0,1,2,3}.norm1.weight`."""
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -361,8 +361,8 @@ def _refuse_misfits(weights: Weights, own: Mapping[str, Tensor], renamed: dict[s
         if name in weights and weights[name].shape != value.shape
     ]
     if problems := [
-        *([f"it does not know {_listed(unknown)}"] if unknown else []),
-        *([f"they lack {_listed(missing)}"] if missing else []),
+        *([f"it does not know {listed(unknown)}"] if unknown else []),
+        *([f"they lack {listed(missing)}"] if missing else []),
         *misshapen,
     ]:
         raise UserError(

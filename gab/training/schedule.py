@@ -13,10 +13,10 @@ def effective_lr(optim: OptimConfig, batch_size: int) -> float:
 def learning_rate(step: int, *, optim: OptimConfig, batch_size: int, steps_per_epoch: int, epochs: int) -> float:
     """Learning rate of global step `step`, counted from 0.
 
-    Linear warm-up from `warmup_lr`, half a cosine to `min_lr`, then `min_lr` for the cooldown. With `cosine_from=warmup`
-    the cosine lies between the two; with `start` it runs from step 0 and the warm-up replaces its beginning, as in timm
-    0.6.7. Changes from step to step, or with `lr_per=epoch` from epoch to epoch, where the first epoch's is `warmup_lr`.
-    A run shorter than warm-up and cooldown shortens these.
+    Linear warm-up from `warmup_lr`, half a cosine to `min_lr`, then `min_lr` for the cooldown. With
+    `cosine_from=warmup` the cosine lies between the two; with `start` it runs from step 0 and the warm-up replaces its
+    beginning, as in timm 0.6.7. It changes from step to step, or with `lr_per=epoch` from epoch to epoch, where the
+    first one's is `warmup_lr`. A run shorter than warm-up and cooldown shortens these.
     """
     if optim.lr_per == "epoch":
         step -= step % steps_per_epoch

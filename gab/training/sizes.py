@@ -1,0 +1,34 @@
+"""Training on images of a size that changes from epoch to epoch: small ones first, which cost less."""
+
+from bisect import bisect_right
+
+from torch import nn
+
+from gab.errors import UserError
+
+
+def size_at(sizes: dict[int, int], epoch: int, usual: int) -> int:
+    """The side in pixels of the training images of `epoch`: that of the last entry of {epoch: pixels} before or at it.
+
+    Before the first entry it is `usual`.
+    """
+    begins = sorted(sizes)
+    number = bisect_right(begins, epoch)
+    return sizes[begins[number - 1]] if number else usual
+
+
+def resize(model: nn.Module, old: int, new: int) -> bool:
+    """Move `model` from images of `old` pixels to `new` ones, in place; whether it has anything that moves.
+
+    Raises:
+        UserError: it is made for one size and has no way to another.
+    """
+    if old == new:
+        return False
+    move = getattr(model, "set_input_size", None)
+    if callable(move):
+        move(new)
+        return True
+    if getattr(model, "pretrained_cfg", {}).get("fixed_input_size"):
+        raise UserError(f"this network works at {old} pixels only: set data.image_size={old}")
+    return False
