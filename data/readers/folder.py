@@ -1,4 +1,4 @@
-"""A folder per class: ROOT/train/CLASS/**/IMAGE and ROOT/val/CLASS/**/IMAGE (or test, or validation)."""
+"""A folder per class: ROOT/train/CLASS/**/IMAGE, and the same in ROOT/val (or validation), ROOT/test or both."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from data.errors import DataError
 from data.readers.base import EncodedSource, Source, require_folder
 
-SPLITS = {"train": ("train",), "val": ("val", "test", "validation")}
+SPLITS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
 
 
@@ -31,6 +31,17 @@ class FolderSource(EncodedSource):
         return (self.folder / self.names[i]).read_bytes()
 
 
+def published(root: Path) -> tuple[str, ...]:
+    """Training, and validation or testing or both, going by the folders that there are."""
+    found = tuple(split for split in ("val", "test") if has_split(root, split))
+    return ("train", *(found or ("val",)))
+
+
+def has_split(root: Path, split: str) -> bool:
+    """Whether there is a folder of `split`."""
+    return any((root / name).is_dir() for name in SPLITS[split])
+
+
 def open_split(root: Path, split: str) -> Source:
     """The images of `split`; classes are the sorted sub-folders of the training folder, labels their positions.
 
@@ -38,7 +49,7 @@ def open_split(root: Path, split: str) -> Source:
     """
     folder = split_folder(root, split)
     classes = list_classes(folder)
-    if split != "train" and any((root / name).is_dir() for name in SPLITS["train"]):
+    if split != "train" and has_split(root, "train"):
         require_same_classes(list_classes(split_folder(root, "train")), classes, str(folder))
     return FolderSource(folder, classes)
 
@@ -49,8 +60,9 @@ def split_folder(root: Path, split: str) -> Path:
     for name in SPLITS[split]:
         if (root / name).is_dir():
             return root / name
+    usual = SPLITS[split] if split == "train" else ("val", "validation", "test")
     raise DataError(
-        f"The data folder {root} has no sub-folder {' or '.join(SPLITS[split])} with one folder per class; "
+        f"The data folder {root} has no sub-folder {' or '.join(usual)} with one folder per class; "
         "set data.root to the folder that has it."
     )
 
@@ -59,9 +71,9 @@ def require_same_classes(train: list[str], val: list[str], where: str) -> None:
     """Raise DataError where the classes of the validation set, found in `where`, are not those of the training set."""
     missing, extra = sorted(set(train) - set(val)), sorted(set(val) - set(train))
     if missing:
-        raise DataError(f"Validation has no images of {_listed(missing)} ({where}); add them, or drop training's.")
+        raise DataError(f"Validation has no images of {listed(missing)} ({where}); add them, or drop training's.")
     if extra:
-        raise DataError(f"Training has no images of {_listed(extra)} ({where}); remove them from validation.")
+        raise DataError(f"Training has no images of {listed(extra)} ({where}); remove them from validation.")
 
 
 def list_classes(folder: Path) -> list[str]:
@@ -91,6 +103,7 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
-def _listed(classes: list[str], shown: int = 5) -> str:
+def listed(classes: list[str], shown: int = 5) -> str:
+    """The first names and the number of the others, for a sentence."""
     more = f" and {len(classes) - shown} more" if len(classes) > shown else ""
     return ("class " if len(classes) == 1 else "classes ") + ", ".join(classes[:shown]) + more
