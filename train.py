@@ -20,6 +20,7 @@ from gab.distributed.launch import launch
 from gab.distributed.processes import Processes, choose_device, count_processes, loader_options
 from gab.errors import STOPPED, Stopped, UserError
 from gab.models import build, variant
+from gab.models.gaussian import gaussian_values
 from gab.tracking import figures, provenance
 from gab.tracking.observer import Observer
 from gab.tracking.record import read
@@ -246,7 +247,7 @@ def introduce(
         effective_lr=lr,
         commit=origin.get("commit"),
         weights=trainer.initial_weights,
-        **trainer.gaussian_values(),
+        **gaussian_values(state.model),
     )
 
 

@@ -1,6 +1,8 @@
 """The Gaussian attention bias (GAB)."""
 
+import itertools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -139,3 +141,18 @@ def sigma_factor(old: Grid, new: Grid) -> float:
 def gaussians(model: nn.Module) -> dict[int, Gaussian]:
     """The Gaussians of a network by layer number, counted from 1 in the order of the network."""
     return dict(enumerate((m for m in model.modules() if isinstance(m, Gaussian)), start=1))
+
+
+def gaussian_values(model: nn.Module) -> dict[str, list[Any]]:
+    """|sigma| (patches) and A of every layer, in network order: a number, or one per head."""
+    layers = list(gaussians(model).values())
+    if not layers:
+        return {}
+    read = iter(torch.cat([torch.cat([g.sigma.abs(), g.amplitude]) for g in layers]).tolist())
+    sigma: list[Any] = []
+    amplitude: list[Any] = []
+    for count in (len(g.sigma) for g in layers):
+        for values in (sigma, amplitude):
+            pair = list(itertools.islice(read, count))
+            values.append(pair if count > 1 else pair[0])
+    return {"sigma": sigma, "amplitude": amplitude}

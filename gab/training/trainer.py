@@ -1,11 +1,10 @@
 """The training loop: epochs of steps, rows for the record, evaluations, checkpoints."""
 
 import itertools
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
@@ -16,13 +15,14 @@ from gab.distributed import signals
 from gab.distributed.processes import Processes
 from gab.errors import Stopped, UserError
 from gab.evaluators import Predictions, predict, score
-from gab.models import gaussians
+from gab.models.gaussian import gaussian_values
 from gab.models.stochastic import attach_keys
 from gab.training import batchnorm, checkpoint
 from gab.training.agreement import Agreement
 from gab.training.checkpoint_store import CheckpointStore
 from gab.training.ddp import distributed
 from gab.training.digest import weights_digest
+from gab.training.finite import trouble
 from gab.training.flops import macs, mfu, peak_flops
 from gab.training.interfaces import EvalBatches, Observer, TrainBatches
 from gab.training.meter import Meter
@@ -244,7 +244,7 @@ class Trainer:
             images=raw.images,
             precision="bf16" if bf16 else "fp32",
             **scores,
-            **self.gaussian_values(),
+            **gaussian_values(self.state.model),
         )
         return better
 
@@ -265,19 +265,9 @@ class Trainer:
         Raises:
             UserError: a loss was not finite, the weights are not, or more steps were left out than the config allows.
         """
-        allowed, skipped = self.config.train.skip_non_finite, int(self.state.skipped)
-        if allowed and skipped > allowed:
-            self._stop_non_finite(
-                f"the gradients of {skipped} steps were not finite, train.skip_non_finite={allowed} allows fewer"
-            )
-        step = None if allowed else self.meter.first_non_finite()
-        if step:
-            self._stop_non_finite(f"the loss of step {step:,} is not finite")
-        sums = torch.stack([p.detach().float().sum() for p in self.state.model.parameters()])
-        if not math.isfinite(sums.sum().item()):
-            self._stop_non_finite(f"the weights after step {self.state.step:,} are not finite")
-
-    def _stop_non_finite(self, what: str) -> NoReturn:
+        what = trouble(self.state, self.meter, self.config.train.skip_non_finite)
+        if what is None:
+            return
         self._wait_for_checkpoint()
         step, good = self.saved[0], "there is no checkpoint yet"
         if step:
@@ -303,23 +293,9 @@ class Trainer:
             lr=lr,
             mfu=mfu(averages["images_per_second"], self.macs, self.peak, self.processes.count),
             **averages,
-            **self.gaussian_values(),
+            **gaussian_values(self.state.model),
             **fields,
         )
-
-    def gaussian_values(self) -> dict[str, list[Any]]:
-        """|sigma| (patches) and A of every layer, in network order: a number, or one per head."""
-        layers = list(gaussians(self.state.model).values())
-        if not layers:
-            return {}
-        read = iter(torch.cat([torch.cat([g.sigma.abs(), g.amplitude]) for g in layers]).tolist())
-        sigma: list[Any] = []
-        amplitude: list[Any] = []
-        for count in (len(g.sigma) for g in layers):
-            for values in (sigma, amplitude):
-                pair = list(itertools.islice(read, count))
-                values.append(pair if count > 1 else pair[0])
-        return {"sigma": sigma, "amplitude": amplitude}
 
     def _sum_digests(self) -> str:
         """The epoch's digests of all processes, added modulo 2**64, as hexadecimal digits."""
