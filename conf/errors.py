@@ -77,8 +77,9 @@ def _near(name: str, known: list[str]) -> str:
 
 
 def _group(match: re.Match[str]) -> str:
-    group, _, name = match[1].rpartition("/")
-    known = sorted(p.stem for p in (ROOT / group).glob("*.yaml"))
+    group, _, name = match[1].partition("/")
+    folder = ROOT / group
+    known = sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
     return f"{group}={name} is unknown: {_near(name, known)}"
 
 

@@ -51,6 +51,7 @@ SETTINGS = {
     "data=imagnet": r"data=imagnet is unknown: did you mean imagenet\?",
     "augment=dei": r"augment=dei is unknown: did you mean .*deit",
     "experiment=digit": r"experiment=digit is unknown: did you mean digits\?",
+    "experiment=gab/pet_s16": r"experiment=gab/pet_s16 is unknown: did you mean gab/pets_s16 or",
     "optim.lr_rate=1": r"optim\.lr_rate is not a setting: did you mean optim\.lr",
     "model.depht=3": r"model\.depht is not a setting: did you mean model\.depth",
     "+model.dropout=0.1": r"model\.dropout is not a setting",

@@ -74,12 +74,14 @@ def test_the_default_is_the_published_recipe(config: Callable[..., DictConfig]) 
 
 # Small enough for a step, whatever the experiment: one block, narrow, on digits.
 SHRUNKEN = [
-    *("data=digits", "data.loader=torch", "run.workers=1", "run.device=cpu", "run.compile=false"),
+    *("data=digits", "data.image_size=32", "data.loader=torch"),
+    *("run.workers=1", "run.device=cpu", "run.compile=false"),
     *("train.epochs=1", "train.max_steps=1", "train.batch_size=16", "train.eval_images=8", "run.eval_batch=8"),
     *("augment.mixing_group=4", "tracking.wandb=disabled", "run.name=run"),
 ]
 SHAPES = {
     "vit": ["model.patch_size=8", "model.embed_dim=24", "model.depth=1", "model.num_heads=3"],
+    "compact": ["model.patch_size=8", "model.embed_dim=24", "model.depth=1", "model.num_heads=3"],
     "swin": ["model.embed_dim=12", "model.depths=[1,1]", "model.num_heads=[2,4]", "model.window_size=4"],
     "timm": [],
 }

@@ -1,0 +1,78 @@
+"""Curves of runs as one table: `curves.py results/curves_NAME.csv RUN...`, a line for every evaluation of every run.
+
+Each line has the run's network, data set and seed, what the evaluation found (percent), the training loss of the last
+row before it, and where the run comes from: commit, command (folders left out), processor, cores, GPU and date.
+"""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
+
+from omegaconf import OmegaConf  # noqa: E402
+
+from conf.errors import sentences  # noqa: E402
+from gab.errors import UserError  # noqa: E402
+from gab.tracking.record import read  # noqa: E402
+from scripts.benchmark import write_table  # noqa: E402
+
+MEASURED = ("epoch", "step", "samples", "top1", "top5", "loss", "top1_ema", "top5_ema", "loss_ema")
+
+
+def main(table: Path, folders: list[Path]) -> None:
+    """Write the table; raises UserError for a folder without a finished evaluation."""
+    rows = [row for folder in folders for row in curve(folder)]
+    if not rows:
+        raise UserError("no run is given: curves.py results/curves_NAME.csv runs/A runs/B")
+    write_table(table, rows)
+    print(f"{table}: {len(rows)} evaluations of {len(folders)} runs")
+
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    """A line for every evaluation of the run in `folder`, in order."""
+    record, provenance = folder / "record.jsonl", folder / "provenance.json"
+    rows = read(record) if record.is_file() and provenance.is_file() else []
+    if not any(row["kind"] == "eval" for row in rows):
+        raise UserError(f"{folder} is not the folder of a run that has evaluated once: give such folders")
+    start, origin = rows[0], json.loads(provenance.read_text())[0]
+    config = OmegaConf.load(folder / "config.yaml")
+    run = {"variant": start["variant"], "data": config.data.name, "seed": start["seed"]}
+    lines, train_loss = [], None
+    for row in rows:
+        if row["kind"] == "train":
+            train_loss = row["loss"]
+        if row["kind"] == "eval":
+            measured = {name: row.get(name) for name in MEASURED}
+            lines.append({**run, **measured, "train_loss": train_loss, **came_from(origin)})
+    return lines
+
+
+def came_from(origin: dict[str, Any]) -> dict[str, Any]:
+    """Commit (with a plus where it was changed), command, hardware and date of a run's first start."""
+    hardware = origin["hardware"]
+    return {
+        "commit": f"{origin['commit']}{'+' if origin['uncommitted'] else ''}",
+        "command": command(origin["command"]),
+        "cpu": hardware["cpu"],
+        "cores": hardware["usable_cores"],
+        "gpu": " ".join(gpu["name"] for gpu in hardware["gpus"]),
+        "date": origin["time"].partition("T")[0],
+    }
+
+
+def command(line: str) -> str:
+    """A command as others would give it: python by its name, and FOLDER for folders of this machine."""
+    words = shlex.split(line)
+    script = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    settings = [re.sub(r"=[~/].*", "=FOLDER", word) for word in words[script + 1 :]]
+    return shlex.join(["python", Path(words[script]).name, *settings])
+
+
+if __name__ == "__main__":
+    with sentences():
+        main(Path(sys.argv[1]), [Path(word) for word in sys.argv[2:]])
