@@ -197,7 +197,7 @@ class RandAugmentConfig:
     magnitude_max: float | None = None  # mmax; null: 10
     prob: float = 0.5  # of each operation (p)
     increasing: bool = True  # every operation is stronger at a larger magnitude (inc)
-    weighted: bool = False  # choose operations by timm's weights, without replacement (w0)
+    weighted: bool = False  # choose operations by timm's weights, none twice (tweights)
 
 
 @dataclass
@@ -205,10 +205,10 @@ class AugmentConfig:
     """What happens to training batches on the device; crop and flip belong to the data set (`data.crop`)."""
 
     randaugment: RandAugmentConfig = field(default_factory=RandAugmentConfig)
-    three_augment: bool = False  # grey, solarised or blurred, one of them on every image (DeiT-III)
+    three_augment: bool = False  # grey, solarised or blurred, one of them on every image (DeiT-III); or RandAugment
     color_jitter: float = 0.0  # brightness, contrast and saturation by a factor in 1 +- this, in random order
-    rotation: float = 0.0  # degrees, uniform in +- this
-    interpolation: str = "random"  # of what moves pixels: bilinear | bicubic | random (either, per operation)
+    rotation: float = 0.0  # degrees, uniform in +- this; the nearest pixels, black outside
+    interpolation: str = "random"  # where RandAugment moves pixels: bilinear | bicubic | random (either, per operation)
     erase_prob: float = 0.25  # random erasing, pixel mode
     mixup: float = 0.2  # alpha; 0: off
     cutmix: float = 1.0  # alpha; 0: off

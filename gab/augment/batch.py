@@ -1,4 +1,4 @@
-"""From uint8 batches to what the network and the loss want: normalise, erase, mix."""
+"""From uint8 batches to what the network and the loss want: distort, normalise, erase, mix; in timm's order."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gab.augment import jitter, randaugment
 from gab.augment.erasing import draw_boxes, erase
-from gab.augment.mixing import Mixing, draw_mixing, mix_images
+from gab.augment.mixing import Mixing, draw_mixing, mirrored, mix_images, units
+from gab.augment.operations import Layer, apply
 from gab.config import AugmentConfig
 
 
@@ -32,14 +34,35 @@ def mixed_cross_entropy(logits: Tensor, targets: Targets, label_smoothing: float
     return (targets.lam * own + (1 - targets.lam) * partner).mean()
 
 
+def centre(images: Tensor, size: int) -> Tensor:
+    """The middle `size` pixels of images (B, 3, S, S) that are larger."""
+    first = round((images.shape[-1] - size) / 2)
+    return images[..., first : first + size, first : first + size]
+
+
 class Augment:
-    """The device side of the augmentation of one run."""
+    """The device side of the augmentation of one run.
 
-    def __init__(self, config: AugmentConfig, *, seed: int, mean: list[float], std: list[float], device: torch.device):
-        self.config, self.seed, self.device = config, seed, device
+    Args:
+        mean, std: of values in [0, 1]; the mean is the colour that RandAugment moves in from outside.
+        cut: size that larger images are cut to, around their centre; None leaves them as they come.
+    """
+
+    def __init__(
+        self,
+        config: AugmentConfig,
+        *,
+        seed: int,
+        mean: list[float],
+        std: list[float],
+        device: torch.device,
+        cut: int | None = None,
+    ):
+        self.config, self.seed, self.device, self.cut = config, seed, device, cut
         self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
-        self.mixes = config.mixup > 0 or config.cutmix > 0
+        self.fill = torch.tensor([min(255, round(255 * value)) for value in mean], dtype=torch.uint8)
 
+    @torch.no_grad()
     def __call__(
         self, images: Tensor, labels: Tensor, indices: Tensor, *, epoch: int, step: int, first: int
     ) -> tuple[Tensor, Targets]:
@@ -47,29 +70,56 @@ class Augment:
 
         Args:
             images, labels: uint8 (B, 3, S, S) and int64 (B,), on the device.
-            indices: int64 (B,), on the CPU.
+            indices: int64 (B,), the samples' keys, on the CPU.
             first: position of the first sample in the global batch, a multiple of the mixing group.
         """
-        x = normalize(images, self.mean, self.std)
-        size, group = x.shape[-1], self.config.mixing_group
+        images = self._distort(images, self.layers(indices, epoch))
+        x = normalize(images if self.cut is None else centre(images, self.cut), self.mean, self.std)
         if self.config.erase_prob > 0:
-            drawn = draw_boxes(indices, seed=self.seed, epoch=epoch, size=size, prob=self.config.erase_prob)
-            x = erase(x, *(self._move(t) for t in drawn))
-        if not self.mixes:
+            drawn = draw_boxes(indices, seed=self.seed, epoch=epoch, size=x.shape[-1], prob=self.config.erase_prob)
+            pixels = int((drawn[1][:, 1::2] - drawn[1][:, ::2]).prod(1).sum())
+            x = erase(x, *(self._move(column) for column in drawn), pixels=pixels)
+        return self._mix(x, labels, epoch=epoch, step=step, first=first)
+
+    def layers(self, keys: Tensor, epoch: int) -> list[Layer]:
+        """What is done to uint8 images of samples `keys` (B,), one layer after another."""
+        config, at = self.config, {"seed": self.seed, "epoch": epoch}
+        layers = []
+        if config.rotation > 0:
+            layers += jitter.rotation(keys, config.rotation, **at)
+        if config.randaugment.layers > 0:
+            settings = {"interpolation": config.interpolation, "fill": self.fill}
+            layers += randaugment.draw(keys, config.randaugment, **settings, **at)  # type: ignore[arg-type]
+        if config.three_augment:
+            layers += jitter.three_augment(keys, **at)
+        if config.color_jitter > 0:
+            layers += jitter.color_jitter(keys, config.color_jitter, **at)
+        return layers
+
+    def _distort(self, images: Tensor, layers: list[Layer]) -> Tensor:
+        if layers:
+            images = images.clone(memory_format=torch.contiguous_format)
+        for layer in layers:
+            apply(images, layer, self._move)
+        return images
+
+    def _mix(self, x: Tensor, labels: Tensor, *, epoch: int, step: int, first: int) -> tuple[Tensor, Targets]:
+        config, group = self.config, self.config.mixing_group
+        ended = config.mix_epochs is not None and epoch >= config.mix_epochs
+        if ended or not (config.mixup > 0 or config.cutmix > 0):
             return x, Targets(labels, labels, torch.ones(len(labels), device=self.device))
         mixing = draw_mixing(
-            torch.arange(first // group, (first + len(x)) // group),
+            units(first, len(x), group, config.mix_mode),
             seed=self.seed,
             step=step,
-            size=size,
-            mixup=self.config.mixup,
-            cutmix=self.config.cutmix,
-            prob=self.config.mix_prob,
-            switch_prob=self.config.switch_prob,
+            size=x.shape[-1],
+            mixup=config.mixup,
+            cutmix=config.cutmix,
+            prob=config.mix_prob,
+            switch_prob=config.switch_prob,
         )
-        mixing = Mixing(*(self._move(t) for t in mixing))
-        partners = labels.unflatten(0, (-1, group)).flip(1).flatten()
-        return mix_images(x, mixing, group), Targets(labels, partners, mixing.lam.repeat_interleave(group))
+        mixing = Mixing(*(self._move(column) for column in mixing))
+        return mix_images(x, mixing, group), Targets(labels, mirrored(labels, group), mixing.lam)
 
     def _move(self, tensor: Tensor) -> Tensor:
         """To the device without waiting for it."""

@@ -1,4 +1,4 @@
-"""Random erasing with pixel noise (Zhong et al., AAAI 2020), as a function of (seed, epoch, sample index)."""
+"""Random erasing with pixel noise (Zhong et al., AAAI 2020), as a function of (seed, epoch, sample key)."""
 
 import math
 
@@ -17,12 +17,12 @@ def draw_boxes(indices: Tensor, *, seed: int, epoch: int, size: int, prob: float
     """Which samples are erased and where, computed on the CPU.
 
     Args:
-        indices: (B,) sample indices.
+        indices: (B,) sample keys.
     Returns:
         rows (K,): positions in the batch that are erased; boxes (K, 4): top, bottom, left, right; keys (K,).
     """
     keys = fold(hash_key("erasing", seed, epoch), indices)
-    draws = torch.stack([uniform(fold(keys, k)) for k in range(1 + 4 * _TRIES)])  # (1 + 4 tries, B)
+    draws = uniform(fold(keys, torch.arange(1 + 4 * _TRIES)[:, None]))  # (1 + 4 tries, B)
     area, aspect, y, x = draws[1:].double().unflatten(0, (4, _TRIES))  # each (tries, B)
     area = size**2 * (_AREA[0] + (_AREA[1] - _AREA[0]) * area)
     aspect = torch.exp(math.log(_ASPECT[0]) + (math.log(_ASPECT[1]) - math.log(_ASPECT[0])) * aspect)
@@ -36,21 +36,29 @@ def draw_boxes(indices: Tensor, *, seed: int, epoch: int, size: int, prob: float
     return rows, boxes[rows], keys[rows]
 
 
-def _normal(keys: Tensor, count: int) -> Tensor:
-    """(K, count) standard normal numbers from keys (K,), by Box and Muller."""
-    element = torch.arange(count, device=keys.device)
-    first = 1 - uniform(fold(fold(keys, _RADIUS)[:, None], element))  # (0, 1]
-    second = uniform(fold(fold(keys, _ANGLE)[:, None], element))
+def _normal(keys: Tensor, element: Tensor) -> Tensor:
+    """A standard normal number for every pair of a key and an element, int64, broadcast; by Box and Muller."""
+    first = 1 - uniform(fold(fold(keys, _RADIUS), element))  # (0, 1]
+    second = uniform(fold(fold(keys, _ANGLE), element))
     return torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * math.pi * second)
 
 
-def erase(images: Tensor, rows: Tensor, boxes: Tensor, keys: Tensor) -> Tensor:
-    """Fill the boxes of the given rows of normalised `images` (B, C, S, S) with noise; all on one device."""
-    if len(rows) == 0:
+def erase(images: Tensor, rows: Tensor, boxes: Tensor, keys: Tensor, pixels: int) -> Tensor:
+    """Fill the boxes of the given rows of normalised `images` (B, C, S, S) with noise, in place; all on one device.
+
+    Args:
+        pixels: of all boxes together. The device is not asked for it, and only these pixels are drawn.
+    """
+    if pixels == 0:
         return images
-    line = torch.arange(images.shape[-1], device=images.device)
-    top, bottom, left, right = boxes.T[:, :, None]
-    inside = ((line >= top) & (line < bottom))[:, :, None] & ((line >= left) & (line < right))[:, None, :]
-    chosen = images[rows]
-    noise = _normal(keys, chosen[0].numel()).view(chosen.shape).to(images.dtype)
-    return images.index_copy(0, rows, torch.where(inside[:, None], noise, chosen))
+    channels, size = images.shape[1:3]
+    top, bottom, left, right = boxes.T
+    area = (bottom - top) * (right - left)
+    box = torch.repeat_interleave(area, output_size=pixels)  # which box a pixel belongs to
+    inside = torch.arange(pixels, device=images.device) - (area.cumsum(0) - area)[box]
+    width = (right - left)[box]
+    y, x = top[box] + inside // width, left[box] + inside % width
+    channel = torch.arange(channels, device=images.device)[:, None]
+    noise = _normal(keys[box], (channel * size + y) * size + x)  # (C, pixels)
+    images[rows[box], channel, y, x] = noise.to(images.dtype)
+    return images
