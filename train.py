@@ -1,10 +1,11 @@
 """Train a network: `python train.py model=vit_b16_gab data=imagenet`. Every setting is a file or a line in conf/."""
 
+import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import hydra
 import torch
@@ -21,6 +22,7 @@ from gab.distributed.processes import Processes, choose_device, count_processes,
 from gab.errors import STOPPED, Stopped, UserError
 from gab.models import build, variant
 from gab.models.gaussian import gaussian_values
+from gab.models.relative import start_errors
 from gab.tracking import figures, provenance
 from gab.tracking.observer import Observer
 from gab.tracking.record import read
@@ -28,11 +30,14 @@ from gab.training import batchnorm, checkpoint
 from gab.training.checkpoint import expected_bytes
 from gab.training.checkpoint_store import CheckpointStore, most_files
 from gab.training.determinism import make_deterministic
+from gab.training.distillation import load_teacher
 from gab.training.dry import report
+from gab.training.init_from import Start, start_from
 from gab.training.lock import RunLock
 from gab.training.profile import profiled
 from gab.training.run_folder import check_folder, make_folder, refuse_another, run_name
 from gab.training.schedule import effective_lr
+from gab.training.sizes import size_at
 from gab.training.trainer import Trainer
 
 
@@ -58,7 +63,7 @@ def run(cfg: DictConfig) -> None:
             f"lower train.batch_size={config.train.batch_size}"
         )
     if config.run.dry:
-        model = network(config, len(info.classes))
+        model = network(config, len(info.classes), config.data.image_size)
         print(report(config, model, variant=variant(config.model), train_images=info.train, processes=processes))
         return
     container = plain(cfg)
@@ -85,33 +90,36 @@ def finished(folder: Path) -> bool:
     return True
 
 
-def network(config: Config, num_classes: int) -> nn.Module:
+def network(config: Config, num_classes: int, image_size: int) -> nn.Module:
     """The initialised model of the run."""
-    return build(config.model, image_size=config.data.image_size, num_classes=num_classes, seed=config.seed)
+    return build(config.model, image_size=image_size, num_classes=num_classes, seed=config.seed)
 
 
 def train(processes: Processes, config: Config, container: dict[str, Any], folder: Path) -> None:
     """What each process of the run does."""
     torch.compiler.reset()  # in a sweep, the run before has used up the number of recompilations
     make_deterministic(config.run.deterministic)
-    batches, evaluation, model = prepare(processes, config)
-    with claim(processes, config, container, folder, model) as store:
+    ready = prepare(processes, config)
+    with claim(processes, config, container, folder, ready.model) as store:
         trainer = Trainer(
             config,
             container,
-            model=model,
-            train=batches,
-            evaluation=evaluation,
+            model=ready.model,
+            train=ready.batches,
+            evaluation=ready.evaluation,
             processes=processes,
             folder=folder,
             store=store,
             data=processes.broadcast(data.fingerprint(config.data) if processes.first else None),
+            reopen=ready.reopen,
+            teacher=ready.teacher,
+            origins={"init": ready.start.digest} if ready.start else {},
         )
         stored = take_up(trainer)
         observer = observe(trainer, config, container, folder, stored)
         exit_code = 1
         try:
-            introduce(observer, trainer, config, folder, stored)
+            introduce(observer, trainer, config, folder, stored, ready.start)
             with profiled(folder if config.run.profile and processes.first else None):
                 trainer.fit(observer)
             processes.heartbeat.at("closing")
@@ -130,16 +138,41 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
         print(summary(folder, scores, drawn))
 
 
-def prepare(processes: Processes, config: Config) -> tuple[data.TrainBatches, data.EvalBatches, nn.Module]:
+class Ready(NamedTuple):
+    """What a run is made of, opened and built.
+
+    `reopen` gives the training batches with images of another size; `start` tells of weights that were not drawn.
+    """
+
+    batches: data.TrainBatches
+    reopen: Callable[[int], data.TrainBatches]
+    evaluation: data.EvalBatches
+    model: nn.Module
+    start: Start | None
+    teacher: nn.Module | None
+
+
+def prepare(processes: Processes, config: Config) -> Ready:
     """Open the data and build the model: what cannot work shall leave nothing behind."""
     if processes.first:
         data.prepare(config.data)
     processes.barrier()
     loading = loader_options(processes, config.run.workers)
-    batches = data.open_train(config.data, batch_size=config.train.batch_size, seed=config.seed, **loading)
+
+    def open_train(image_size: int) -> data.TrainBatches:
+        sized = dataclasses.replace(config.data, image_size=image_size)
+        return data.open_train(sized, batch_size=config.train.batch_size, seed=config.seed, **loading)
+
+    image_size = size_at(config.train.sizes, 0, config.data.image_size)
+    batches = open_train(image_size)
     limit = config.train.eval_images
     evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, limit=limit, **loading)
-    return batches, evaluation, network(config, len(batches.classes))
+    classes = batches.classes
+    model, start = network(config, len(classes), image_size), None
+    if config.init.source is not None:
+        model, start = start_from(config.init, config.model, image_size=image_size, classes=classes, seed=config.seed)
+    teacher = load_teacher(config.distillation, len(classes)) if config.distillation.teacher else None
+    return Ready(batches, open_train, evaluation, model, start, teacher)
 
 
 @contextmanager
@@ -177,7 +210,7 @@ def take_up(trainer: Trainer) -> dict[str, Any] | None:
     if path is None:
         return None
     content = found[1] if found else checkpoint.load(path)
-    refuse_another(path, content, container=trainer.container, data=trainer.data)
+    refuse_another(path, content, container=trainer.container, data=trainer.data, origins=trainer.origins)
     trainer.resume(content)
     return content
 
@@ -195,7 +228,8 @@ def observe(
         epochs=config.train.epochs,
         steps_per_epoch=trainer.steps_per_epoch,
         step=trainer.state.step,
-        best=trainer.state.best_top1,
+        metric=config.data.metric,
+        best=trainer.state.best_score,
         position=stored["record"] if stored else 0,
         wandb_id=stored["wandb_id"] if stored else None,
         active=trainer.processes.first,
@@ -203,7 +237,12 @@ def observe(
 
 
 def introduce(
-    observer: Observer, trainer: Trainer, config: Config, folder: Path, stored: dict[str, Any] | None
+    observer: Observer,
+    trainer: Trainer,
+    config: Config,
+    folder: Path,
+    stored: dict[str, Any] | None,
+    start: Start | None,
 ) -> None:
     """Say what is trained and on what; the first start of a run writes it into the record too."""
     state, batches, evaluation = trainer.state, trainer.train_batches, trainer.evaluation
@@ -222,6 +261,8 @@ def introduce(
     images = config.run.micro_batch or config.train.batch_size // trainer.processes.count
     if said := batchnorm.describe(state.model, trainer.processes, images):
         observer.say(said)
+    if trainer.teacher:
+        observer.say(trainer.teacher.describe())
     if stored:
         observer.say(f"continues the run at epoch {state.step / trainer.steps_per_epoch:.4g}, step {state.step:,}")
         before, now = stored["computed"], trainer.computed()
@@ -229,6 +270,10 @@ def introduce(
         if changes:
             observer.say(f"computed otherwise ({', '.join(changes)}), so it equals an undisturbed run only to rounding")
         return
+    if start:
+        observer.say(start.sentence)
+    if errors := start_errors(state.model):
+        observer.say(f"relative bias: starts as the Gaussian to within {max(errors):.2g} (root mean square of a layer)")
     observer.write(
         "start",
         epoch=0,
@@ -247,6 +292,8 @@ def introduce(
         effective_lr=lr,
         commit=origin.get("commit"),
         weights=trainer.initial_weights,
+        origins=trainer.origins,
+        init=start.sentence if start else None,
         **gaussian_values(state.model),
     )
 

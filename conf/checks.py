@@ -1,13 +1,21 @@
 """What no single section can know: the settings that must fit one another. Checked before anything is read or built."""
 
+from dataclasses import replace
+
 import torch
 from omegaconf import DictConfig
 
 from conf.schema import Config, EvaluateConfig
+from gab.augment.check import check as check_augment
 from gab.config import TimmConfig
 from gab.distributed.processes import choose_device
 from gab.errors import UserError
+from gab.models import build, variant
 from gab.tracking.session import resolve_mode
+from gab.training.distillation import KINDS
+from gab.training.init_from import FRESH
+from gab.training.objective import LOSSES
+from gab.training.optimizer import SKIPPING
 
 
 def fill_in(cfg: DictConfig, device: str) -> None:
@@ -28,13 +36,12 @@ def check(config: Config, processes: int) -> None:
     """
     _choice("train.precision", config.train.precision, ("auto", "bf16", "fp32"))
     _choice("run.compile", config.run.compile, ("auto", "true", "false"))
-    _choice("optim.decay", config.optim.decay, ("ours", "released", "all"))
-    _choice("optim.lr_per", config.optim.lr_per, ("step", "epoch"))
-    _choice("optim.cosine_from", config.optim.cosine_from, ("warmup", "start"))
-    _choice("optim.name", config.optim.name, ("adamw", "sgd", "lamb"))
     for section, keys in _COUNTS.items():
         for key in keys:
             _positive(f"{section}.{key}", getattr(getattr(config, section), key))
+    for name, evaluator in config.evaluators.items():
+        _positive(f"evaluators.{name}.every_epochs", getattr(evaluator, "every_epochs", None))
+    _choice("data.metric", config.data.metric, ("top1", "mean_per_class"))
     for key, value in {
         "checkpoint.keep": config.checkpoint.keep,
         "train.skip_non_finite": config.train.skip_non_finite,
@@ -45,8 +52,13 @@ def check(config: Config, processes: int) -> None:
     if minutes is not None and minutes <= 0:
         raise UserError(f"checkpoint.every_minutes={minutes:g}: give a positive number, or null for none by time")
     resolve_mode(config.tracking)
+    check_augment(config.augment)
     if config.train.sync_batchnorm and processes > 1 and choose_device(config.run.device) == "cpu":
         raise UserError("train.sync_batchnorm=true needs GPUs, PyTorch has no such layer for CPU: set it to false")
+    _optimisation(config)
+    _start(config)
+    _distillation(config)
+    _sizes(config)
     _batch(config, processes)
 
 
@@ -69,6 +81,8 @@ def check_evaluation(config: EvaluateConfig) -> None:
     _choice("eval.precision", config.eval.precision, ("fp32", "bf16"))
     for key in ("workers", "eval_batch"):
         _positive(f"run.{key}", getattr(config.run, key))
+    if not config.evaluators:
+        raise UserError("evaluators=[] looks at nothing: choose some of conf/evaluators, such as evaluators=[top1]")
 
 
 def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
@@ -87,6 +101,85 @@ _COUNTS = {
 def _positive(key: str, value: int | None) -> None:
     if value is not None and value < 1:
         raise UserError(f"{key}={value}: give a number of at least 1")
+
+
+def _optimisation(config: Config) -> None:
+    """Optimiser, schedule, loss."""
+    optim, train = config.optim, config.train
+    _choice("optim.name", optim.name, ("adamw", "sgd", "lamb"))
+    _choice("optim.decay", optim.decay, ("ours", "released", "all"))
+    _choice("optim.lr_per", optim.lr_per, ("step", "epoch"))
+    _choice("optim.cosine_from", optim.cosine_from, ("warmup", "start"))
+    _choice("train.loss", train.loss, LOSSES)
+    _choice("train.test", train.test, ("last", "best"))
+    if optim.layer_decay is not None and not 0 < optim.layer_decay <= 1:
+        raise UserError(f"optim.layer_decay={optim.layer_decay:g}: give a number above 0 and at most 1, or null")
+    if train.skip_non_finite and optim.name not in SKIPPING:
+        raise UserError(
+            f"train.skip_non_finite={train.skip_non_finite}: only optim.name=adamw can leave steps out, set it to 0"
+        )
+    if train.loss == "bce" and config.augment.label_smoothing:
+        raise UserError("train.loss=bce takes no label smoothing: set augment.label_smoothing=0")
+
+
+def _start(config: Config) -> None:
+    """Where the weights begin."""
+    init, model = config.init, config.model
+    _choice("init.weights", init.weights, ("raw", "ema"))
+    for part in init.fresh:
+        _choice("init.fresh", part, FRESH)
+    if init.source is None:
+        if init.fresh:
+            raise UserError(f"init.fresh={init.fresh} without a source: everything starts anew then, leave it empty")
+        return
+    if isinstance(model, TimmConfig) and model.pretrained:
+        raise UserError("init.source and model.pretrained=true both give weights: leave one of them out")
+    if getattr(model, "rel_pos_start", "default") != "default" and "rel_pos" not in init.fresh:
+        raise UserError(
+            "model.rel_pos_start=gaussian would be lost to the relative bias of init.source: set init.fresh=[rel_pos]"
+        )
+
+
+def _distillation(config: Config) -> None:
+    """A teacher, and a head that learns from it."""
+    distillation, model = config.distillation, config.model
+    _choice("distillation.kind", distillation.kind, KINDS)
+    if not 0 <= distillation.alpha <= 1:
+        raise UserError(f"distillation.alpha={distillation.alpha:g}: give a share between 0 and 1")
+    if distillation.temperature <= 0:
+        raise UserError(f"distillation.temperature={distillation.temperature:g}: give a positive number")
+    if distillation.teacher is None:
+        if distillation.weights is not None:
+            raise UserError("distillation.weights without distillation.teacher: give the name of its network too")
+        return
+    if not isinstance(model, TimmConfig) and not getattr(model, "distillation_token", False):
+        raise UserError(
+            "distillation.teacher needs a network with a distillation token: set model=deit_t16_distilled or "
+            "model.distillation_token=true"
+        )
+
+
+def _sizes(config: Config) -> None:
+    """Images of other sizes for some epochs: the network must be possible at each, long before its epoch comes."""
+    sizes = config.train.sizes
+    if not sizes:
+        return
+    if config.data.crop.size is not None:
+        raise UserError("train.sizes gives the crops their size: set data.crop.size=null")
+    for epoch, size in sizes.items():
+        if not 0 <= epoch < config.train.epochs or size < 1:
+            raise UserError(
+                f"train.sizes={sizes}: give {{epoch: pixels}}, epochs from 0 to {config.train.epochs - 1} "
+                "(train.epochs has their number)"
+            )
+    model = config.model
+    if isinstance(model, TimmConfig):
+        model = replace(model, pretrained=False)
+    for size in sorted({*sizes.values(), config.data.image_size}):
+        with torch.device("meta"):
+            network = build(model, image_size=size, num_classes=2, seed=0)
+        if not hasattr(network, "set_input_size") and network.pretrained_cfg["fixed_input_size"]:  # type: ignore[index]
+            raise UserError(f"{variant(model)} stays at the size that it is built for: set train.sizes={{}}")
 
 
 def _batch(config: Config, processes: int) -> None:

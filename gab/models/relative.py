@@ -217,3 +217,9 @@ class RelPosBias(RelPosTable, name="bias"):
     def forward(self) -> Tensor:
         """The bias, (1, H, N, N)."""
         return gather_bias(self.relative_position_bias_table, self.index)
+
+
+def start_errors(model: nn.Module) -> list[float]:
+    """How far each relative MLP of `model` is from the Gaussian that it was to start as; none if that was not asked."""
+    errors = (part.gaussian_error() for part in model.modules() if isinstance(part, RelPosMlp))
+    return [error for error in errors if error is not None]

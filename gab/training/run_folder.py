@@ -75,26 +75,31 @@ def check_folder(folder: Path, config: dict[str, Any]) -> None:
         )
 
 
-def refuse_another(path: Path, content: dict[str, Any], *, container: dict[str, Any], data: dict[str, str]) -> None:
-    """Refuse the checkpoint `path` where it belongs to another config or other images.
+def refuse_another(
+    path: Path, content: dict[str, Any], *, container: dict[str, Any], data: dict[str, str], origins: dict[str, str]
+) -> None:
+    """Refuse the checkpoint `path` where it belongs to another config, other images or other weights.
 
     Args:
         content: of the checkpoint.
-        container, data: the config of this start and the fingerprint of its data set.
+        container, data, origins: the config of this start, the fingerprint of its data set, and those of the weights
+            that it begins with or is taught by.
 
     Raises:
         UserError: naming the differences.
     """
     if changes := differences(content["config"], container):
         raise UserError(f"{path} is of a run with another config ({'; '.join(changes)}): take another run.name")
-    before = content["data"]
-    if changes := [
-        f"{split}: {before.get(split)} -> {data[split]}" for split in data if data[split] != before.get(split)
-    ]:
-        raise UserError(
-            f"the images are not those that {path} was trained on (fingerprints {'; '.join(changes)}): put the old "
-            "files back, or start anew under another run.name"
-        )
+    for what, before, now in (
+        ("images", content["data"], data),
+        ("weights that it began with or is taught by", content.get("origins", {}), origins),
+    ):
+        changes = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if now[key] != before.get(key)]
+        if changes:
+            raise UserError(
+                f"the {what} are not those that {path} was trained on (fingerprints {'; '.join(changes)}): put the old "
+                "files back, or start anew under another run.name"
+            )
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -4,7 +4,10 @@ from bisect import bisect_right
 
 from torch import nn
 
+from gab.config import OptimConfig
 from gab.errors import UserError
+from gab.training.optimizer import make_optimizer
+from gab.training.state import TrainState
 
 
 def size_at(sizes: dict[int, int], epoch: int, usual: int) -> int:
@@ -32,3 +35,22 @@ def resize(model: nn.Module, old: int, new: int) -> bool:
     if getattr(model, "pretrained_cfg", {}).get("fixed_input_size"):
         raise UserError(f"this network works at {old} pixels only: set data.image_size={old}")
     return False
+
+
+def move(state: TrainState, size: int, optim: OptimConfig) -> None:
+    """Move weights, their average and the optimiser to images of `size` pixels, once.
+
+    What has the shape of the token grid (positions, tables) is resampled into new tensors, whose moments begin anew;
+    all others keep theirs.
+    """
+    assert state.image_size is not None
+    before = dict(state.model.named_parameters())
+    for model in (state.model, *([state.ema.module] if state.ema else [])):
+        resize(model, state.image_size, size)
+    optimizer = make_optimizer(state.model, optim)
+    for new, old in zip(optimizer.param_groups, state.optimizer.param_groups, strict=True):
+        new.update({key: value for key, value in old.items() if key != "params"})
+    for name, parameter in state.model.named_parameters():
+        if parameter is before[name] and parameter in state.optimizer.state:
+            optimizer.state[parameter] = state.optimizer.state[parameter]
+    state.optimizer, state.image_size = optimizer, size

@@ -12,20 +12,21 @@ from gab.errors import UserError
 
 @dataclass
 class TrainState:
-    """Weights, their average, the optimiser, what is done of the run, and the best top-1 seen.
+    """Weights, their average, the optimiser, what is done of the run, and the best score (`data.metric`) seen.
 
     `step` counts optimiser steps, and with them the updates of the average; `epochs` counts whole epochs, whose
     evaluation is done too. `skipped` () counts, on the device, the steps that changed nothing since their gradient was
-    not finite.
+    not finite. `image_size` is that of the images that the model is made for now, in pixels.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     ema: ModelEmaV3 | None
     skipped: torch.Tensor
+    image_size: int | None = None
     step: int = 0
     epochs: int = 0
-    best_top1: float = -1.0
+    best_score: float = -1.0
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors, numbers and containers."""
@@ -34,9 +35,10 @@ class TrainState:
             "ema": self.ema.module.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "skipped": int(self.skipped),
+            "image_size": self.image_size,
             "step": self.step,
             "epochs": self.epochs,
-            "best_top1": self.best_top1,
+            "best_score": self.best_score,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -45,7 +47,7 @@ class TrainState:
             load_weights(self.ema.module, state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.skipped.fill_(state["skipped"])
-        self.step, self.epochs, self.best_top1 = state["step"], state["epochs"], state["best_top1"]
+        self.step, self.epochs, self.best_score = state["step"], state["epochs"], state["best_score"]
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:

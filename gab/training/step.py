@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gab.augment import Augment, mixed_cross_entropy
+from gab.augment import Augment
 from gab.distributed.processes import Processes
 from gab.models.stochastic import Keys
 from gab.random import hash_key
+from gab.training.objective import Objective
 from gab.training.state import TrainState
 
 
@@ -23,6 +24,7 @@ class TrainStep:
         state: TrainState,
         network: nn.Module,
         augment: Augment,
+        objective: Objective,
         keys: Keys,
         processes: Processes,
         *,
@@ -31,11 +33,10 @@ class TrainStep:
         micro_batch: int | None,
         clip_grad: float | None,
         skip_non_finite: bool,
-        label_smoothing: float,
     ):
-        self.state, self.network, self.augment, self.keys, self.processes = state, network, augment, keys, processes
-        self.seed, self.bf16, self.micro_batch = seed, bf16, micro_batch
-        self.clip_grad, self.skip_non_finite, self.label_smoothing = clip_grad, skip_non_finite, label_smoothing
+        self.state, self.network, self.augment, self.objective = state, network, augment, objective
+        self.keys, self.processes, self.seed, self.bf16, self.micro_batch = keys, processes, seed, bf16, micro_batch
+        self.clip_grad, self.skip_non_finite = clip_grad, skip_non_finite
 
     def __call__(self, batch: Any, *, epoch: int, lr: float) -> Tensor:
         """Train on this process's share of a global batch; returns its mean loss () on the device, not yet read."""
@@ -79,8 +80,8 @@ class TrainStep:
             first=rank * len(batch.labels) + part.start,
         )
         with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.network(images)
-        return mixed_cross_entropy(logits, targets, self.label_smoothing)
+            output = self.network(images)
+        return self.objective(output, targets, images)
 
     def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients are averaged over processes once a step, with the last micro-batch."""

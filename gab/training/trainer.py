@@ -1,8 +1,10 @@
 """The training loop: epochs of steps, rows for the record, evaluations, checkpoints."""
 
+import copy
+import gc
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from gab.augment import Augment, normalize
 from gab.distributed import signals
 from gab.distributed.processes import Processes
 from gab.errors import Stopped, UserError
-from gab.evaluators import Predictions, predict, score
+from gab.evaluators import Conditions, Look, Results, in_training, look, score
 from gab.models.gaussian import gaussian_values
 from gab.models.stochastic import attach_keys
 from gab.training import batchnorm, checkpoint
@@ -22,13 +24,16 @@ from gab.training.agreement import Agreement
 from gab.training.checkpoint_store import CheckpointStore
 from gab.training.ddp import distributed
 from gab.training.digest import weights_digest
+from gab.training.distillation import Teacher
 from gab.training.finite import trouble
 from gab.training.flops import macs, mfu, peak_flops
 from gab.training.interfaces import EvalBatches, Observer, TrainBatches
 from gab.training.meter import Meter
-from gab.training.parameter_groups import parameter_groups
+from gab.training.objective import Objective
+from gab.training.optimizer import make_optimizer
 from gab.training.prefetch import Prefetcher
 from gab.training.schedule import learning_rate
+from gab.training.sizes import move, resize, size_at
 from gab.training.state import TrainState
 from gab.training.step import TrainStep
 
@@ -39,10 +44,14 @@ class Trainer:
     Args:
         config: `conf.schema.Config`, filled.
         container: the same as plain dicts, for the checkpoint.
-        model: initialised, on the CPU.
-        train, evaluation: batches of this process.
+        model: initialised, on the CPU, for images of the size of the first epoch.
+        train, evaluation: batches of this process; for training with images of that size.
         store: takes the checkpoints; None in all processes but the first.
         data: fingerprint of the data set, for the checkpoints.
+        reopen: gives the training batches with images of another size, where `train.sizes` wants them.
+        teacher: whose predictions the distillation head learns.
+        origins: fingerprints of the weights that the run began with or is taught by, for the checkpoints.
+        looks: evaluators beside that of the validation images.
     """
 
     def __init__(
@@ -57,11 +66,18 @@ class Trainer:
         folder: Path,
         store: CheckpointStore | None,
         data: dict[str, str],
+        reopen: Callable[[int], TrainBatches] | None = None,
+        teacher: nn.Module | None = None,
+        origins: dict[str, str] | None = None,
+        looks: dict[str, Look] | None = None,
     ):
         self.config, self.container, self.processes, self.folder = config, container, processes, folder
         self.train_batches, self.evaluation, self.store, self.data = train, evaluation, store, data
+        self.reopen, self.origins = reopen, dict(origins or {})
+        self.looks = looks or {}
         self.steps_per_epoch = min(train.steps_per_epoch, config.train.max_steps or train.steps_per_epoch)
-        self.macs = macs(model, config.data.image_size)
+        image_size = size_at(config.train.sizes, 0, config.data.image_size)
+        self.macs = macs(model, image_size)
         self.peak = peak_flops(processes.device)
         self.bf16 = config.train.precision == "bf16"
         self.seconds = 0.0  # of training, this process; GPU-hours count all processes
@@ -77,37 +93,75 @@ class Trainer:
         model.to(processes.device)
         ema = ModelEmaV3(model, decay=config.train.ema_decay) if config.train.ema_decay else None
         keys = attach_keys(model, config.seed, processes.device)
-        optim = config.optim
-        optimizer = torch.optim.AdamW(
-            parameter_groups(model, optim), lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, fused=True
-        )
         skipped = torch.zeros((), dtype=torch.int64, device=processes.device)
-        self.state = TrainState(model, optimizer, ema, skipped)
+        self.state = TrainState(model, make_optimizer(model, config.optim), ema, skipped, image_size)
+        self.teacher = self._employ(teacher) if teacher is not None else None
         if config.run.compile == "true":  # in place and before DDP, so that names stay and both take effect
             model.compile()
             if ema:
                 ema.module.compile()
-        network = model
-        if processes.count > 1:
-            count = config.run.micro_batch or config.train.batch_size // processes.count
-            size = config.data.image_size
-            network = distributed(model, keys, processes.device, count=count, image_size=size, bf16=self.bf16)
         self.augment = Augment(
-            config.augment, seed=config.seed, mean=config.data.mean, std=config.data.std, device=processes.device
+            config.augment,
+            seed=config.seed,
+            mean=config.data.mean,
+            std=config.data.std,
+            device=processes.device,
+            cut=config.data.image_size if config.data.crop.size else None,
         )
         self.step = TrainStep(
             self.state,
-            network,
+            model,
             self.augment,
+            Objective(config.train.loss, config.augment.label_smoothing, self.teacher),
             keys,
             processes,
             seed=config.seed,
             bf16=self.bf16,
             micro_batch=config.run.micro_batch,
-            clip_grad=optim.clip_grad,
+            clip_grad=config.optim.clip_grad,
             skip_non_finite=config.train.skip_non_finite > 0,
-            label_smoothing=config.augment.label_smoothing,
         )
+        self._distribute()
+
+    def _employ(self, network: nn.Module) -> Teacher:
+        """Let the distillation head learn from `network`."""
+        self.state.model.set_distilled_training(True)  # type: ignore[operator]
+        data = self.config.data
+        network.to(self.processes.device)
+        teacher = Teacher(self.config.distillation, network, mean=data.mean, std=data.std, bf16=self.bf16)
+        if self.config.run.compile == "true":
+            network.compile()
+        self.origins["teacher"] = teacher.digest
+        return teacher
+
+    def _distribute(self) -> None:
+        """Let several processes train one model."""
+        if self.processes.count == 1:
+            return
+        self.step.network = self.state.model
+        gc.collect()  # of a DDP before it, whose hooks would add up gradients too
+        self.step.network = distributed(
+            self.state.model,
+            self.step.keys,
+            self.processes.device,
+            count=self.config.run.micro_batch or self.config.train.batch_size // self.processes.count,
+            image_size=self.state.image_size,
+            bf16=self.bf16,
+        )
+
+    def _move_to(self, image_size: int) -> None:
+        """Train on images of another size from here on."""
+        if image_size == self.state.image_size:
+            return
+        assert self.reopen is not None
+        self.train_batches.close()
+        self.train_batches = self.reopen(image_size)
+        move(self.state, image_size, self.config.optim)
+        self.macs = macs(self.state.model, image_size)
+        if self.config.run.compile == "true":
+            torch.compiler.reset()  # one compilation per size, instead of one that is slower for all sizes
+            self.warm = False
+        self._distribute()
 
     # -- the loop -----------------------------------------------------------------------------------------------------
 
@@ -143,6 +197,7 @@ class Trainer:
         remaining = (epoch + 1) * self.steps_per_epoch - self.state.step
         if not remaining:
             return
+        self._move_to(size_at(self.config.train.sizes, epoch, self.config.data.image_size))
         optim, train, heart = self.config.optim, self.config.train, self.processes.heartbeat
         batches = Prefetcher(self._batches(epoch, remaining), self.processes.device)
         self.state.model.train()
@@ -210,7 +265,12 @@ class Trainer:
         self._refuse_non_finite()
         number = state.epochs + 1
         final = number == config.train.epochs
+        results = self.look(number)
         better = (final or number % config.train.eval_every == 0) and self.evaluate(final=final)
+        if results:
+            self.observer.write("evaluate", epoch=number, step=state.step, **in_training.fields(results))
+        if final and self.processes.first:
+            self.enter_scores(number, results)
         state.epochs = number
         last = final or number % config.checkpoint.every_epochs == 0
         if last or better:
@@ -222,33 +282,58 @@ class Trainer:
         Returns:
             Whether the raw weights have never been better.
         """
-        bf16 = self.bf16 and not final
-        predictions = self.predictions(self.state.model, bf16)
-        raw = score(predictions)
-        scores = {"top1": raw.top1, "top5": raw.top5, "loss": raw.log_loss}
-        if self.state.ema:
-            averaged = score(self.predictions(self.state.ema.module, bf16))
-            scores |= {"top1_ema": averaged.top1, "top5_ema": averaged.top5, "loss_ema": averaged.log_loss}
-        self.scores = scores
+        conditions = self.conditions(final=final)
+        predictions = {
+            weights: conditions.predict(model, self.evaluation, "validation")
+            for weights, model in self.networks().items()
+        }
+        self.scores = in_training.own_fields({weights: score(one) for weights, one in predictions.items()})
         if final and self.processes.first:
             path = self.folder / "predictions.npz"
             with checkpoint.writing(path):
-                predictions.save(path, self.evaluation.names)
-        better = raw.top1 > self.state.best_top1
-        self.state.best_top1 = max(raw.top1, self.state.best_top1)
+                predictions["raw"].save(path, self.evaluation.names)
+        judged = self.scores[self.config.data.metric]
+        better = judged > self.state.best_score
+        self.state.best_score = max(judged, self.state.best_score)
         self.observer.write(
             "eval",
             epoch=self.state.epochs + 1,
             step=self.state.step,
             samples=self.state.step * self.config.train.batch_size,
-            images=raw.images,
-            precision="bf16" if bf16 else "fp32",
-            **scores,
+            images=self.evaluation.num_samples,
+            precision="bf16" if conditions.bf16 else "fp32",
+            **self.scores,
             **gaussian_values(self.state.model),
         )
         return better
 
-    def predictions(self, model: nn.Module, bf16: bool) -> Predictions:
+    def look(self, epoch: int) -> Results:
+        """What the evaluators find that are due after epoch number `epoch`.
+
+        Nothing is in the record before all is done: after a signal, the epoch's evaluations are done again.
+        """
+        final = epoch == self.config.train.epochs
+        due = {name: one for name, one in self.looks.items() if one.due(epoch, self.config.train.epochs)}
+        if not due:
+            return {}
+        if self.saved != (self.state.step, self.state.epochs):
+            self.save()  # it may take long, or come upon a damaged file
+        folder = self.folder / "eval" / f"epoch_{epoch:04d}"
+        with checkpoint.writing(folder):
+            return look(due, self.networks(), self.conditions(final=final, folder=folder))
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Raw and averaged weights; copies where training goes on at another size than that of the evaluation."""
+        found = {"raw": self.state.model, **({"ema": self.state.ema.module} if self.state.ema else {})}
+        if self.state.image_size != self.config.data.image_size:
+            found = copy.deepcopy(found)
+            for model in found.values():
+                resize(model, self.state.image_size, self.config.data.image_size)
+        return found
+
+    def conditions(self, *, final: bool, folder: Path | None = None) -> Conditions:
+        """How networks are evaluated: the final time in float32; signals are answered between two batches."""
+
         def prepare(images: Tensor) -> Tensor:
             return normalize(images, self.augment.mean, self.augment.std)
 
@@ -257,7 +342,22 @@ class Trainer:
             self._turn()
 
         self.processes.heartbeat.at("evaluating", self.state.step)
-        return predict(model, self.evaluation, prepare, self.processes, bf16=bf16, between=between)
+        return Conditions(prepare, self.processes, bf16=self.bf16 and not final, folder=folder, between=between)
+
+    def enter_scores(self, epoch: int, results: Results) -> None:
+        """Enter the final scores into the run's table."""
+        path = self.folder / "eval" / "scores.csv"
+        with checkpoint.writing(path):
+            in_training.enter(
+                path,
+                self.config.data,
+                self.scores,
+                results,
+                weights=["raw", "ema"] if self.state.ema else ["raw"],
+                images=self.evaluation.num_samples,
+                epoch=epoch,
+                step=self.state.step,
+            )
 
     def _refuse_non_finite(self) -> None:
         """Let nothing be evaluated or saved that a broken step has touched.
@@ -321,6 +421,7 @@ class Trainer:
                 "config": self.container,
                 "classes": self.train_batches.classes,
                 "data": self.data,
+                "origins": self.origins,
                 "computed": self.computed(),
                 "seconds": self.seconds,
                 "scores": self.scores,
@@ -352,6 +453,7 @@ class Trainer:
         """Take up the state of a checkpoint, and the number of threads, which decides the order of sums on a CPU."""
         if content["computed"]["processes"] == self.processes.count:
             torch.set_num_threads(content["computed"]["threads"])
+        self._move_to(content["image_size"])
         self.state.load_state_dict(content)
         batchnorm.restore(self.state, self.processes, content["statistics"])
         self.meter.load_state_dict(content["meter"])
