@@ -49,7 +49,8 @@ def test_every_row_has_its_fields(whole: Path, rows: Rows) -> None:
     common = {"kind", "epoch", "step"}
     layers = {"sigma", "amplitude"}
     measured = {"samples", "loss", "lr", "images_per_second", "data_wait", "mfu"}
-    scores = {"top1", "top5", "loss", "top1_ema", "top5_ema", "loss_ema"}
+    names = ("top1", "top5", "mean_per_class", "loss")
+    scores = {f"{name}{suffix}" for name in names for suffix in ("", "_ema")}
     for row in rows(whole, "train"):
         assert common | layers | measured <= row.keys()
         assert len(row["sigma"]) == len(row["amplitude"]) == 2
@@ -92,7 +93,7 @@ def test_checkpoints_are_plain(whole: Path, rows: Rows) -> None:
     last, best = (torch.load(whole / "checkpoints" / f"{name}.pt", weights_only=True) for name in ("last", "best"))
     assert last["step"] == 20
     top1 = [row["top1"] for row in rows(whole, "eval")]
-    assert best["best_top1"] == last["best_top1"] == max(top1)
+    assert best["best_score"] == last["best_score"] == max(top1)
     assert best["step"] == 10 * (1 + top1.index(max(top1)))
     assert last["config"]["model"]["embed_dim"] == 48
     assert last["classes"] == [str(digit) for digit in range(10)]

@@ -37,10 +37,11 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Shares are percentages of `images`."""
+    """Shares are percentages of `images`; `mean_per_class` is the mean of top-1 over the classes that have images."""
 
     top1: float
     top5: float
+    mean_per_class: float
     log_loss: float
     images: int
 
@@ -103,9 +104,11 @@ def _gather(parts: list[tuple[Tensor, ...]], processes: Processes) -> Prediction
 def score(predictions: Predictions) -> Scores:
     """Counts over all images, as percentages."""
     hit = predictions.top5 == predictions.label[:, None]
+    images, hits = np.bincount(predictions.label), np.bincount(predictions.label, weights=hit[:, 0])
     return Scores(
         top1=100 * float(hit[:, 0].mean()),
         top5=100 * float(hit.any(1).mean()),
+        mean_per_class=100 * float((hits[images > 0] / images[images > 0]).mean()),
         log_loss=float(predictions.log_loss.mean(dtype=np.float64)),
         images=len(hit),
     )

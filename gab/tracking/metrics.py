@@ -8,7 +8,9 @@ from gab.tracking.record import Row, parse
 
 AXES = ("epoch", "step", "samples", "gpu_hours")  # the same for every kind of row
 PER_LAYER = ("sigma", "amplitude")
-BEST = ("eval/top1", "eval/top1_ema")  # summarised by their highest and their last value
+BEST = tuple(  # summarised by their highest and their last value
+    f"eval/{score}{weights}" for score in ("top1", "mean_per_class") for weights in ("", "_ema")
+)
 
 
 class DashboardRows:

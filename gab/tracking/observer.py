@@ -18,7 +18,8 @@ class Observer:
         config: the whole config as plain containers.
         variant, seed: by which dashboards group.
         epochs, steps_per_epoch: of the run.
-        step, best: optimiser steps done before this start, and the best top-1 of its evaluations (percent).
+        metric: what the data set is judged by.
+        step, best: optimiser steps done before this start, and the best score of its evaluations (percent).
         position: bytes of the record that a resumed run keeps; what follows is written again.
         wandb_id: of the run's dashboard, as its checkpoint knows it.
         active: whether this is the first process.
@@ -34,6 +35,7 @@ class Observer:
         seed: int,
         epochs: int,
         steps_per_epoch: int,
+        metric: str = "top1",
         step: int,
         best: float,
         position: int,
@@ -42,7 +44,8 @@ class Observer:
     ):
         self.record = Record(folder / "record.jsonl", active=active)
         self.record.truncate(position)
-        self.progress = Progress(epochs, steps_per_epoch, step=step, best=best, active=active)
+        self.metric = metric
+        self.progress = Progress(epochs, steps_per_epoch, step=step, metric=metric, best=best, active=active)
         self.mirror = Mirror(
             folder,
             tracking,
@@ -67,7 +70,8 @@ class Observer:
                 data_wait=row["data_wait"],
             )
         elif kind == "eval":
-            self.progress.evaluated(row["top1"], top5=row["top5"], top1_ema=row.get("top1_ema"))
+            others = {name: row.get(name) for name in ("top1", "top5", f"{self.metric}_ema") if name != self.metric}
+            self.progress.evaluated(row[self.metric], **others)
 
     def say(self, sentence: str) -> None:
         """A line on the screen."""

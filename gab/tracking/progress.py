@@ -17,7 +17,8 @@ class Progress:
     Args:
         epochs, steps_per_epoch: the whole run.
         step: optimiser steps done before this start (of a resumed run), so that the time left is right.
-        best: top-1 of the best evaluation before this start, percent.
+        metric: name of the score that evaluations are judged by.
+        best: that score of the best evaluation before this start, percent.
         interval: seconds between two plain lines where the stream is not a terminal.
         active: False on every rank but 0.
         stream, clock: where the lines go (stderr) and seconds that only grow; for tests.
@@ -29,6 +30,7 @@ class Progress:
         steps_per_epoch: int,
         *,
         step: int = 0,
+        metric: str = "top1",
         best: float = -math.inf,
         interval: float = 30.0,
         active: bool = True,
@@ -47,7 +49,8 @@ class Progress:
         self._first: tuple[float, int] | None = None  # time and step of the first update, after compilation
         self._shown_at = -math.inf
         self._numbers: dict[str, float | None] = {"loss": None, "images_per_second": None, "data_wait": None}
-        self._top1: float | None = None
+        self._metric = metric
+        self._score: float | None = None
         self._best = best
         self._line = ""
 
@@ -75,13 +78,13 @@ class Progress:
             self._shown_at = now
             self._show(self._describe(now))
 
-    def evaluated(self, top1: float, **others: float | None) -> None:
-        """Leaves a line with the result of an evaluation: top-1 and others (`top5=`, `top1_ema=` ...), in percent."""
-        self._top1 = top1
-        self._best = max(self._best, top1)
+    def evaluated(self, score: float, **others: float | None) -> None:
+        """Leaves a line with the result of an evaluation: its score and others (`top5=`, `top1_ema=` ...), percent."""
+        self._score = score
+        self._best = max(self._best, score)
         rest = "".join(f", {name} {value:.2f}" for name, value in others.items() if value is not None)
         epoch = self._step / self._steps_per_epoch
-        self.message(f"epoch {epoch:g}/{self._epochs}: top1 {top1:.2f}{rest} (best {self._best:.2f})")
+        self.message(f"epoch {epoch:g}/{self._epochs}: {self._metric} {score:.2f}{rest} (best {self._best:.2f})")
 
     def message(self, text: str) -> None:
         """Writes a sentence on a line of its own, above the progress line."""
@@ -121,8 +124,8 @@ class Progress:
         if wait is not None:
             parts.append(f"data wait {100 * wait:.0f} %")
         parts.append(f"ETA {self._time_left(now)}")
-        if self._top1 is not None:
-            parts.append(f"top1 {self._top1:.2f} (best {self._best:.2f})")
+        if self._score is not None:
+            parts.append(f"{self._metric} {self._score:.2f} (best {self._best:.2f})")
         return " | ".join(parts)
 
     def _time_left(self, now: float) -> str:

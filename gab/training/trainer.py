@@ -300,7 +300,7 @@ class Trainer:
             epoch=self.state.epochs + 1,
             step=self.state.step,
             samples=self.state.step * self.config.train.batch_size,
-            images=self.evaluation.num_samples,
+            images=len(predictions["raw"].image),
             precision="bf16" if conditions.bf16 else "fp32",
             **self.scores,
             **gaussian_values(self.state.model),
