@@ -93,7 +93,7 @@ def look_over(processes: Processes, config: Config, container: dict[str, Any], e
         say(processes, "train steps")
         trainer = training.make_trainer(config, container, processes.device, classes)
         share = config.train.batch_size // processes.count
-        batch = training.random_batch(share, config.data.image_size, classes, processes.device)
+        batch = training.random_batch(share, trainer.state.image_size, classes, processes.device)
         steps = training.step_rates(processes, groups, trainer, batch, 0.4 * effort.seconds)
         say(processes, "loader")
         loader = loading.loader_rate(processes, dataset, config.run.workers, 0.2 * effort.seconds)

@@ -21,6 +21,7 @@ from gab.models.plain import to_timm  # noqa: E402
 from gab.models.registry import create  # noqa: E402
 from gab.tracking import record  # noqa: E402
 from gab.training import checkpoint  # noqa: E402
+from gab.training.sizes import resize, trained_at  # noqa: E402
 from gab.training.state import load_weights  # noqa: E402
 
 KINDS = {"raw": "model", "ema": "ema"}  # where a checkpoint keeps them
@@ -65,13 +66,14 @@ def network(stored: dict[str, Any], weights: str, data: DataConfig, path: Path) 
     """
     if stored[KINDS[weights]] is None:
         raise UserError(f"{path} holds no averaged weights: leave --weights out")
-    config, classes = model_from(stored["config"]["model"]), len(stored["classes"])
+    config, classes, size = model_from(stored["config"]["model"]), len(stored["classes"]), trained_at(stored)
     if isinstance(config, TimmConfig):
         config.pretrained = False  # its weights are about to be replaced
-        model = build(config, image_size=data.image_size, num_classes=classes, seed=0)
+        model = build(config, image_size=size, num_classes=classes, seed=0)
     else:
-        model = create(config, img_size=data.image_size, num_classes=classes)
+        model = create(config, img_size=size, num_classes=classes)
     load_weights(model, stored[KINDS[weights]])
+    resize(model, size, data.image_size)
     return model.eval()
 
 

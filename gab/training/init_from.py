@@ -24,7 +24,7 @@ from gab.models.registry import arguments, generic_name
 from gab.models.weights import published, read
 from gab.training import checkpoint
 from gab.training.digest import content_digest
-from gab.training.sizes import resize
+from gab.training.sizes import resize, trained_at
 
 PARTS = {  # of a network, by what is in the names of their tensors; the head's are asked of the network
     "rel_pos": r"\.rel_pos\.|\.relative_position_bias_table$|\.cpb_mlp\.",
@@ -105,7 +105,7 @@ def _checkpoint(path: Path, kind: str) -> Source:
     weights = content["model" if kind == "raw" else "ema"]
     if weights is None:
         raise UserError(f"{path} holds no averaged weights: set init.weights=raw")
-    return Source(weights, content.get("image_size", content["config"]["data"]["image_size"]), content["classes"])
+    return Source(weights, trained_at(content), content["classes"])
 
 
 def _official(content: Any, model: ModelConfig) -> Source:

@@ -1,6 +1,7 @@
 """Training on images of a size that changes from epoch to epoch: small ones first, which cost less."""
 
 from bisect import bisect_right
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +19,11 @@ def size_at(sizes: dict[int, int], epoch: int, usual: int) -> int:
     begins = sorted(sizes)
     number = bisect_right(begins, epoch)
     return sizes[begins[number - 1]] if number else usual
+
+
+def trained_at(content: dict[str, Any]) -> int:
+    """The side in pixels of the images that the weights of a checkpoint are made for."""
+    return content.get("image_size") or content["config"]["data"]["image_size"]  # older ones knew of one size only
 
 
 def resize(model: nn.Module, old: int, new: int) -> bool:

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from conf.schema import Config
 from gab.distributed.processes import Processes
 from gab.models import build
+from gab.training.sizes import size_at
 from gab.training.trainer import Trainer
 from scripts.cluster.network import Groups, synchronize
 
@@ -49,7 +50,8 @@ class NoImages:
 
 def make_trainer(config: Config, container: dict[str, Any], device: torch.device, classes: int) -> Trainer:
     """The run's trainer, as if this process were the only one."""
-    model = build(config.model, image_size=config.data.image_size, num_classes=classes, seed=config.seed)
+    image_size = size_at(config.train.sizes, 0, config.data.image_size)
+    model = build(config.model, image_size=image_size, num_classes=classes, seed=config.seed)
     return Trainer(
         config,
         container,
