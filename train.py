@@ -15,6 +15,7 @@ from torch import nn
 import data
 from conf.checks import check, fill_in
 from conf.errors import refuse_unknown, sentences
+from conf.evaluation import check_sets, looks, require_imagenet
 from conf.schema import Config, plain, typed
 from gab.distributed import signals, slurm
 from gab.distributed.launch import launch
@@ -62,6 +63,8 @@ def run(cfg: DictConfig) -> None:
             f"the {info.train:,} training images of data={config.data.name} do not fill one batch: "
             f"lower train.batch_size={config.train.batch_size}"
         )
+    require_imagenet(config.evaluators, info.classes, f"data={config.data.name}")
+    check_sets(config.evaluators, config.data)
     if config.run.dry:
         model = network(config, len(info.classes), config.data.image_size)
         print(report(config, model, variant=variant(config.model), train_images=info.train, processes=processes))
@@ -100,6 +103,7 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
     torch.compiler.reset()  # in a sweep, the run before has used up the number of recompilations
     make_deterministic(config.run.deterministic)
     ready = prepare(processes, config)
+    loading = {"batch_size": config.run.eval_batch, **loader_options(processes, config.run.workers)}
     with claim(processes, config, container, folder, ready.model) as store:
         trainer = Trainer(
             config,
@@ -114,6 +118,7 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
             reopen=ready.reopen,
             teacher=ready.teacher,
             origins={"init": ready.start.digest} if ready.start else {},
+            looks=looks(config.evaluators, config.data, loading),
         )
         stored = take_up(trainer)
         observer = observe(trainer, config, container, folder, stored)

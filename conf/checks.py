@@ -41,7 +41,6 @@ def check(config: Config, processes: int) -> None:
             _positive(f"{section}.{key}", getattr(getattr(config, section), key))
     for name, evaluator in config.evaluators.items():
         _positive(f"evaluators.{name}.every_epochs", getattr(evaluator, "every_epochs", None))
-    _choice("data.metric", config.data.metric, ("top1", "mean_per_class"))
     for key, value in {
         "checkpoint.keep": config.checkpoint.keep,
         "train.skip_non_finite": config.train.skip_non_finite,

@@ -1,4 +1,4 @@
-"""The sets on which networks of ImageNet's classes are judged beside its own validation images, as they are published."""
+"""The sets that judge networks of ImageNet's classes beside its own validation images, as they are published."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +10,9 @@ from data import files
 from data.batches import EvalBatches, open_eval
 from data.config import DataConfig
 from data.errors import DataError
-from data.readers import open_source
 from data.readers.base import Source
 from data.readers.folder import FolderSource, list_classes, listed
+from data.splits import open_source
 from data.transforms import check_transform
 
 
