@@ -39,6 +39,7 @@ from gab.training.profile import profiled
 from gab.training.run_folder import check_folder, make_folder, refuse_another, run_name
 from gab.training.schedule import effective_lr
 from gab.training.sizes import size_at
+from gab.training.testing import score_test_images
 from gab.training.trainer import Trainer
 
 
@@ -127,6 +128,8 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
             introduce(observer, trainer, config, folder, stored, ready.start)
             with profiled(folder if config.run.profile and processes.first else None):
                 trainer.fit(observer)
+                if ready.test:
+                    score_test_images(trainer, ready.test)
             processes.heartbeat.at("closing")
             with checkpoint.writing(folder / "figures"):
                 drawn = figures.draw(read(folder / "record.jsonl"), folder / "figures") if processes.first else []
@@ -139,6 +142,8 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
             processes.heartbeat.at("closing")
             observer.close(exit_code)
             trainer.close()
+            if ready.test:
+                ready.test.close()
     if processes.first:
         print(summary(folder, scores, drawn))
 
@@ -152,6 +157,7 @@ class Ready(NamedTuple):
     batches: data.TrainBatches
     reopen: Callable[[int], data.TrainBatches]
     evaluation: data.EvalBatches
+    test: data.EvalBatches | None
     model: nn.Module
     start: Start | None
     teacher: nn.Module | None
@@ -172,12 +178,16 @@ def prepare(processes: Processes, config: Config) -> Ready:
     batches = open_train(image_size)
     limit = config.train.eval_images
     evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, limit=limit, **loading)
+    has_test = "test" in data.splits(config.data)
+    test_images = (
+        data.open_eval(config.data, batch_size=config.run.eval_batch, split="test", **loading) if has_test else None
+    )
     classes = batches.classes
     model, start = network(config, len(classes), image_size), None
     if config.init.source is not None:
         model, start = start_from(config.init, config.model, image_size=image_size, classes=classes, seed=config.seed)
     teacher = load_teacher(config.distillation, len(classes)) if config.distillation.teacher else None
-    return Ready(batches, open_train, evaluation, model, start, teacher)
+    return Ready(batches, open_train, evaluation, test_images, model, start, teacher)
 
 
 @contextmanager
@@ -307,6 +317,9 @@ def summary(folder: Path, scores: dict[str, float], drawn: list[Path]) -> str:
     """The last words: the headline is that of the last epoch."""
     ema = f" (EMA {scores['top1_ema']:.2f} %)" if "top1_ema" in scores else ""
     lines = [f"top-1 {scores['top1']:.2f} %{ema} after the last epoch; everything is in {folder}"]
+    if "test_top1" in scores:
+        ema = f" (EMA {scores['test_top1_ema']:.2f} %)" if "test_top1_ema" in scores else ""
+        lines.append(f"test images: top-1 {scores['test_top1']:.2f} %{ema} with the weights that train.test names")
     lines += [f"figure: {path}" for path in drawn if path.suffix == ".png"]
     return "\n".join(lines)
 

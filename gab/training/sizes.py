@@ -49,7 +49,6 @@ def move(state: TrainState, size: int, optim: OptimConfig) -> None:
     What has the shape of the token grid (positions, tables) is resampled into new tensors, whose moments begin anew;
     all others keep theirs.
     """
-    assert state.image_size is not None
     before = dict(state.model.named_parameters())
     for model in (state.model, *([state.ema.module] if state.ema else [])):
         resize(model, state.image_size, size)

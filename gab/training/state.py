@@ -23,7 +23,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     ema: ModelEmaV3 | None
     skipped: torch.Tensor
-    image_size: int | None = None
+    image_size: int = 0
     step: int = 0
     epochs: int = 0
     best_score: float = -1.0
