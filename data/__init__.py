@@ -5,6 +5,7 @@ from data.config import CropConfig, DataConfig, WriteConfig
 from data.errors import DataError
 from data.info import DataInfo, fingerprint, inspect
 from data.prepare import prepare
+from data.splits import splits
 
 __all__ = [
     "Batch",
@@ -20,4 +21,5 @@ __all__ = [
     "open_eval",
     "open_train",
     "prepare",
+    "splits",
 ]

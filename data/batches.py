@@ -13,7 +13,7 @@ from data.config import DataConfig
 from data.decoded import Decoded
 from data.errors import DataError
 from data.order import check_crop, digest, epoch_order, process_shard, process_share, repeat_samples
-from data.readers import open_source
+from data.splits import open_source, open_training, require_split, training_indices
 from data.stage import ready
 
 NO_FFCV = (
@@ -57,11 +57,21 @@ class EvalDecoder(Protocol):
 class TrainBatches:
     """Training batches of one process, a pure function of (seed, epoch, step)."""
 
-    def __init__(self, decoder: TrainDecoder, batch_size: int, seed: int, rank: int, processes: int, repeats: int = 1):
-        self.decoder, self.seed, self.rank, self.processes = decoder, seed, rank, processes
+    def __init__(
+        self,
+        decoder: TrainDecoder,
+        pool: np.ndarray,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        processes: int,
+        repeats: int = 1,
+    ):
+        """`pool`: ascending positions of the images to train on among those of `decoder`, int64."""
+        self.decoder, self.pool, self.seed, self.rank, self.processes = decoder, pool, seed, rank, processes
         self.batch_size, self.repeats = batch_size, repeats
         self.current: object | None = None  # stands for the epoch that is being read
-        self.classes, self.num_samples = decoder.classes, decoder.num_samples
+        self.classes, self.num_samples = decoder.classes, len(pool)
         self.steps_per_epoch = self.num_samples // batch_size
         if self.steps_per_epoch == 0:
             raise DataError(
@@ -73,8 +83,8 @@ class TrainBatches:
 
         One epoch at a time: asking for the next ends the one before, which then raises RuntimeError if it is used.
         """
-        order = epoch_order(self.num_samples, self.seed, epoch)
-        order = repeat_samples(order, self.num_samples, self.repeats, self.batch_size)
+        order = self.pool[epoch_order(len(self.pool), self.seed, epoch)]
+        order = repeat_samples(order, self.decoder.num_samples, self.repeats, self.batch_size)
         keys = process_share(order, self.batch_size, self.rank, self.processes, start)
         self.current = current = object()
         decoded = self.decoder.decode(self.seed, epoch, keys)
@@ -148,13 +158,16 @@ def open_train(
     decoder: TrainDecoder
     if data.loader == "ffcv":
         path, sidecar = ready(data, "train")
+        pool = training_indices(data, sidecar.labels)
         with ffcv_loader() as ffcv:
             decoder = ffcv.BetonTrain(path, sidecar, data, share, workers, pin)
     else:
         from data.torch_loader import SourceTrain
 
-        decoder = SourceTrain(open_source(data, "train"), data, share, workers, pin)
-    return TrainBatches(decoder, batch_size, seed, rank, processes, data.repeats)
+        source = open_training(data)
+        pool = training_indices(data, source.labels)
+        decoder = SourceTrain(source, data, share, workers, pin)
+    return TrainBatches(decoder, pool, batch_size, seed, rank, processes, data.repeats)
 
 
 def open_eval(
@@ -170,15 +183,17 @@ def open_eval(
 ) -> EvalBatches:
     """Evaluation batches of at most `batch_size` images per process, of the first `limit` images or all.
 
-    From the .beton file that holds `split` after the evaluation transform, if `data` says so and there is one of that
-    split; else from the original images by Pillow. The pixels are the same. Raises DataError as `open_train` does.
+    `split`: one of `data.splits(data)`. From the .beton file that holds it after the evaluation transform, if `data`
+    says so and it is not the training set; else from the original images by Pillow. The pixels are the same. Raises
+    DataError as `open_train` does.
     """
     check_loader(data)
+    require_split(data, split)
     if data.eval_source not in ("beton", "original"):
         raise DataError(f"data.eval_source is {data.eval_source!r}; set it to beton or original.")
     decoder: EvalDecoder
-    if data.loader == "ffcv" and data.eval_source == "beton" and split == "val":
-        path, sidecar = ready(data, "val")
+    if data.loader == "ffcv" and data.eval_source == "beton" and split != "train":
+        path, sidecar = ready(data, split)
         with ffcv_loader() as ffcv:
             decoder = ffcv.BetonEval(path, sidecar, batch_size, workers, pin)
     else:

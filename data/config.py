@@ -7,7 +7,7 @@ from omegaconf import MISSING
 
 @dataclass
 class WriteConfig:
-    """How `scripts/write_beton.py` stores the training images."""
+    """How `scripts/prepare.py` stores the training images."""
 
     mode: str = "jpg"  # jpg: original bytes where possible; raw: decoded pixels
     max_size: int = 500  # limit of the longer side, pixels

@@ -9,16 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from data import disk
 from data.beton import read_header
 from data.config import DataConfig
 from data.errors import DataError
+from data.splits import check_splits, splits
 from data.transforms import check_transform
 
 CONF = Path(__file__).parents[1] / "conf" / "data"  # a file for each data set that a command can name
-REWRITE = "write the file again by scripts/write_beton.py, with --force"
+REWRITE = "write the file again by scripts/prepare.py, with --force"
+DRAWN_BY = ("split", "holdout", "split_seed")  # settings that draw an evaluation split from other images
 FORMAT = 1  # of the sidecar, and of what the settings in it mean
 
 
@@ -26,7 +29,7 @@ FORMAT = 1  # of the sidecar, and of what the settings in it mean
 class Sidecar:
     """What a .beton file does not tell about itself; JSON beside it, named `<file>.json`."""
 
-    split: str  # train | val
+    split: str  # train | val | test
     reader: str
     settings: dict[str, Any]
     classes: list[str]
@@ -39,9 +42,19 @@ class Sidecar:
     software: dict[str, str]
     format: int = FORMAT
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Of the samples, which lie in the order of their classes: int64 (count,)."""
+        return np.repeat(np.arange(len(self.classes)), self.class_counts)
+
 
 def train_beton(data: DataConfig) -> Path:
-    """The training file; its name carries the settings of `data.write`. Raises DataError if these are impossible."""
+    """The file that holds the training images; its name carries the settings of `data.write`.
+
+    With splits of one's own, it holds the images of the other splits too, or more of the training images than are used
+    (`data.splits`). Raises DataError for impossible settings.
+    """
+    check_splits(data)
     write = data.write
     if write.mode not in ("jpg", "raw"):
         raise DataError(f"data.write.mode is {write.mode!r}; set it to jpg or raw.")
@@ -50,48 +63,72 @@ def train_beton(data: DataConfig) -> Path:
     if not 1 <= write.quality <= 100:
         raise DataError(f"data.write.quality is {write.quality}; set it to 1 to 100.")
     how = "raw" if write.mode == "raw" else f"q{write.quality}"
-    return _folder(data) / f"train_max{write.max_size}_{how}.beton"
+    whole = "pool" if data.split == "pooled" else "train"
+    return _folder(data) / f"{whole}_max{write.max_size}_{how}.beton"
 
 
-def val_beton(data: DataConfig) -> Path:
-    """The validation file, whose name carries the evaluation transform. Raises DataError if that is impossible."""
+def eval_beton(data: DataConfig, split: str) -> Path:
+    """The file of `split` (val | test) after the evaluation transform, which its name carries.
+
+    So does it carry how the split was drawn, if it was. Raises DataError for impossible settings.
+    """
+    check_splits(data)
     check_transform(data.image_size, data.eval_crop, data.eval_interpolation)
-    return _folder(data) / f"val_{data.image_size}_{data.eval_crop:g}_{data.eval_interpolation}.beton"
+    drawn = _drawn(data, split)
+    seed = f"_seed{data.split_seed}" if drawn else ""
+    how = "_pooled" if data.split == "pooled" else f"_holdout{data.holdout:g}" if drawn else ""
+    name = "val" if data.holdout else split  # what is then the test set, is the validation set without a hold-out
+    transform = f"{data.image_size}_{data.eval_crop:g}_{data.eval_interpolation}"
+    return _folder(data) / f"{name}{how}{seed}_{transform}.beton"
 
 
 def beton(data: DataConfig, split: str) -> Path:
-    """The file of `split`: train or val."""
-    return train_beton(data) if split == "train" else val_beton(data)
+    """The file of `split` (train | val | test)."""
+    return train_beton(data) if split == "train" else eval_beton(data, split)
 
 
 def settings(data: DataConfig, split: str) -> dict[str, Any]:
-    """What decides about the stored pixels of `split`, as its sidecar records it."""
+    """What decides about the stored images of `split`, as its sidecar records it."""
     if split == "train":
+        pooled = {"split": data.split} if data.split == "pooled" else {}
         quality = {} if data.write.mode == "raw" else {"quality": data.write.quality}
-        return {"mode": data.write.mode, "max_size": data.write.max_size} | quality
-    return {"size": data.image_size, "crop": data.eval_crop, "interpolation": data.eval_interpolation}
+        return {"mode": data.write.mode, "max_size": data.write.max_size} | quality | pooled
+    transform = {"size": data.image_size, "crop": data.eval_crop, "interpolation": data.eval_interpolation}
+    return transform | _drawn(data, split)
+
+
+def _drawn(data: DataConfig, split: str) -> dict[str, Any]:
+    """The settings by which an evaluation split was drawn from another, if it was."""
+    if data.split == "pooled":
+        return {"split": data.split, "split_seed": data.split_seed}
+    if data.holdout and split == "val":
+        return {"holdout": data.holdout, "split_seed": data.split_seed}
+    return {}
 
 
 def write_command(data: DataConfig, split: str) -> str:
-    """The command that makes the file of `split`, and that of the other split if it is missing too.
+    """The command that makes the file of `split`, and those of the other splits if they are missing too.
 
     It names the settings that differ from those of the data set's config file, or all where files with others lie.
     """
-    other = "val" if split == "train" else "train"
-    splits = [split] if is_complete(beton(data, other)) else ["train", "val"]
-    keys = {"size": "data.image_size", "crop": "data.eval_crop", "interpolation": "data.eval_interpolation"}
+    every = splits(data)
+    others_missing = not any(is_complete(beton(data, other)) for other in every if other != split)
+    wanted = every if others_missing else (split,)
     file = data.name if (CONF / f"{data.name}.yaml").is_file() else "folder"
     usual = _usual(file)
-    parts = [f"data={file}"]
-    for key in ("name", "reader", "root"):
+    keys = {"size": "data.image_size", "crop": "data.eval_crop", "interpolation": "data.eval_interpolation"}
+    parts = [file, "--root", data.root]
+    for key in ("name", "reader", *DRAWN_BY):
         if getattr(data, key) != getattr(usual, key):
-            parts.append(f"data.{key}={_quoted(getattr(data, key))}")
-    for one in splits:
+            parts.append(f"data.{key}={_quoted(str(getattr(data, key)))}")
+    for one in wanted:
         for key, value in settings(data, one).items():
-            if value != settings(usual, one).get(key) or _other_files(data, one):
-                parts.append(f"{keys.get(key, f'data.write.{key}')}={value}")
-    choice = ["--split", split] if len(splits) == 1 else []
-    return shlex.join(["python", "scripts/write_beton.py", *parts, *choice])
+            part = f"{keys.get(key, f'data.write.{key}')}={value}"
+            told = key in DRAWN_BY or part in parts
+            if not told and (value != settings(usual, one).get(key) or _other_files(data, one)):
+                parts.append(part)
+    choice = ["--split", split] if len(wanted) == 1 else []
+    return shlex.join(["python", "scripts/prepare.py", *parts, *choice])
 
 
 def _usual(file: str) -> DataConfig:
@@ -184,6 +221,13 @@ def check(path: Path, data: DataConfig, split: str) -> Sidecar:
     wanted = settings(data, split)
     if sidecar.settings != wanted:
         raise DataError(f"{path} was written with {sidecar.settings}, the config says {wanted}; {again} --force")
+    if sidecar.reader != data.reader:
+        raise DataError(f"{path} was written by the reader {sidecar.reader}, not {data.reader}; {again} --force")
+    if split == "train" and sidecar.skipped and (data.split == "pooled" or data.holdout or data.fraction < 1):
+        raise DataError(
+            f"{path} lacks {len(sidecar.skipped)} images that could not be read, so that no part of it can be drawn by "
+            f"position; mend them, or remove them from the data set, and {again} --force"
+        )
     return sidecar
 
 
@@ -193,4 +237,6 @@ def _folder(data: DataConfig) -> Path:
 
 def _other_files(data: DataConfig, split: str) -> list[str]:
     """Names of the files of `split` that were made with other settings."""
-    return sorted(path.name for path in _folder(data).glob(f"{split}_*.beton") if path != beton(data, split))
+    kind = beton(data, split).name.split("_")[0]
+    mine = {beton(data, one) for one in splits(data)}
+    return sorted(path.name for path in _folder(data).glob(f"{kind}_*.beton") if path not in mine)

@@ -4,11 +4,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 
+import numpy as np
+
 from data import beton, files
 from data.config import DataConfig
 from data.errors import DataError
-from data.readers import open_source
 from data.readers.folder import require_same_classes
+from data.splits import open_source, splits, training_indices
 
 
 @dataclass(frozen=True)
@@ -18,18 +20,20 @@ class DataInfo:
     classes: list[str]
     train: int
     val: int
+    test: int | None = None  # of a run that has a test set (`data.splits`)
 
 
 def inspect(data: DataConfig) -> DataInfo:
     """Classes and sizes, from the sidecars of the .beton files where the run reads those, else from the originals.
 
     Raises DataError for a missing or empty folder, a class without images, classes that differ between training and
-    validation, and a .beton file that may not be used.
+    validation or testing, and a .beton file that may not be used.
     """
-    train, train_count = _split(data, "train")
-    val, val_count = _split(data, "val")
-    require_same_classes(train, val, data.root)
-    return DataInfo(train, train_count, val_count)
+    found = {split: _split(data, split) for split in splits(data)}
+    classes = found["train"][0]
+    for split in found:
+        require_same_classes(classes, found[split][0], data.root)
+    return DataInfo(classes, **{split: count for split, (_, count) in found.items()})
 
 
 def fingerprint(data: DataConfig) -> dict[str, str]:
@@ -47,8 +51,10 @@ def _fingerprint(data: DataConfig, split: str) -> str:
     if _from_beton(data, split):
         path = files.beton(data, split)
         sidecar = files.check(path, data, split)
+        indices = training_indices(data, sidecar.labels) if split == "train" else np.arange(sidecar.count)
+        part = [] if len(indices) == sidecar.count else [indices.tolist()]
         try:
-            return _digest(sidecar.sha256, sidecar.classes, beton.probe(path))
+            return _digest(sidecar.sha256, sidecar.classes, beton.probe(path), *part)
         except OSError as error:
             raise DataError(
                 f"{path} cannot be read ({error.strerror}); allow it, or set data.root to a copy."
@@ -65,7 +71,8 @@ def _split(data: DataConfig, split: str) -> tuple[list[str], int]:
     path = files.beton(data, split)
     if _from_beton(data, split) and path.exists() and (files.is_complete(path) or not data.write_if_missing):
         sidecar = files.check(path, data, split)
-        return sidecar.classes, sidecar.count
+        count = len(training_indices(data, sidecar.labels)) if split == "train" else sidecar.count
+        return sidecar.classes, count
     source = open_source(data, split)
     return source.classes, len(source)
 

@@ -2,6 +2,7 @@
 
 from data import files
 from data.config import DataConfig
+from data.splits import splits
 from data.writer import write_split
 
 
@@ -12,6 +13,6 @@ def prepare(data: DataConfig) -> None:
     """
     if data.loader != "ffcv" or not data.write_if_missing:
         return
-    for split in ("train", "val") if data.eval_source == "beton" else ("train",):
+    for split in splits(data) if data.eval_source == "beton" else ("train",):
         if not files.is_complete(files.beton(data, split)):
             write_split(data, split)

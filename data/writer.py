@@ -18,8 +18,8 @@ from data import disk, files
 from data.beton import BetonWriter, page_size
 from data.config import DataConfig
 from data.errors import DataError
-from data.readers import open_source
 from data.readers.base import Source, UnreadableImage
+from data.splits import open_source, open_training
 from data.stored import StoredImage, encode_raw, encode_train
 from data.transforms import eval_image
 
@@ -29,7 +29,7 @@ Encoder = Callable[[int], StoredImage]
 def write_split(
     data: DataConfig, split: str, workers: int | None = None, skip_unreadable: bool = False, force: bool = False
 ) -> Path:
-    """Write the .beton file of `split` (train | val) from the original images; returns its path.
+    """Write the .beton file of `split` (train | val | test) from the original images; returns its path.
 
     A file that is there, whole and of the same settings is left alone unless `force`; processes that want the same
     file at once wait for the first of them. Decoding and encoding run in `workers` threads (default: one per core of
@@ -41,7 +41,7 @@ def write_split(
         raise DataError(f"{workers} workers cannot write anything; give at least 1.")
     path = files.beton(data, split)
     if force or not files.is_complete(path):
-        source = open_source(data, split)
+        source = open_training(data) if split == "train" else open_source(data, split)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with disk.locked(path, needed=False):  # not every network's file system has locks
@@ -138,8 +138,10 @@ def _in_order(encode: Encoder, count: int, workers: int) -> Iterator[StoredImage
 def _sidecar(
     aside: Path, data: DataConfig, split: str, source: Source, indices: list[int], skipped: list[str], reencoded: int
 ) -> files.Sidecar:
-    counts = np.bincount(source.labels[indices], minlength=len(source.classes))
-    empty = [name for name, count in zip(source.classes, counts, strict=True) if count == 0]
+    counts, before = (
+        np.bincount(labels, minlength=len(source.classes)) for labels in (source.labels[indices], source.labels)
+    )
+    empty = [name for name, count, had in zip(source.classes, counts, before, strict=True) if had and not count]
     if empty:
         raise DataError(f"No readable {split} image is left of {', '.join(empty)}; mend its files or remove the class.")
     return files.Sidecar(

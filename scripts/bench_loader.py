@@ -29,7 +29,7 @@ from timm.data import create_dataset, create_loader  # noqa: E402
 
 from data import DataConfig, WriteConfig, open_train  # noqa: E402
 from data.files import load_sidecar  # noqa: E402
-from data.readers import open_source  # noqa: E402
+from data.splits import open_source  # noqa: E402
 from data.writer import write_split  # noqa: E402
 from scripts.benchmark import circumstances, in_a_process, write_table  # noqa: E402
 

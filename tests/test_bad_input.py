@@ -172,7 +172,7 @@ def test_files_not_yet_written(refused: Refused, folder: Path) -> None:
     pytest.importorskip("ffcv")
     said = refused("train.py", *images(folder))
     assert "train_max500_q90.beton does not exist" in said
-    assert "python scripts/write_beton.py data=folder" in said
+    assert "python scripts/prepare.py folder" in said
 
 
 def spoil(path: Path, how: str) -> None:
@@ -208,7 +208,7 @@ def test_spoilt_files(how: str, said: str, split: str, refused: Refused, folder:
     sentence = refused("train.py", *images(folder))
     assert f"{split}.beton" in sentence
     assert said in sentence
-    assert "write_beton.py" in sentence
+    assert "prepare.py" in sentence
 
 
 def test_no_file_of_this_transform(refused: Refused, folder: Path) -> None:

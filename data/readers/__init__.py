@@ -1,15 +1,22 @@
-"""Readers of data sets, one module each; `data.reader` names the module, so that a new file is a new reader."""
+"""Readers of data sets, one module each; `data.reader` names the module, so that a new file is a new reader.
+
+A module has `open_split(root, split)`, and, where the usual does not hold,
+- `published(root)`: the splits that it can open, in the order train, val, test (usual: train and val);
+- `open_pool(root)`: all its images, for splits of one's own (usual: those of all published splits);
+- `download(root)`: fetches and unpacks what is not there yet, as far as that is possible.
+"""
 
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from data.config import DataConfig
 from data.errors import DataError
-from data.readers.base import Source
-
-SPLITS = ("train", "val")
+from data.readers.base import Source, Together
 
 
 def readers() -> list[str]:
@@ -17,19 +24,56 @@ def readers() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
 
 
-def open_source(data: DataConfig, split: str) -> Source:
-    """The original images of `split` (train | val).
+def published(data: DataConfig) -> tuple[str, ...]:
+    """The splits that the data set was published with. Raises DataError, like all that follow."""
+    with _opened(data) as (reader, root):
+        return reader.published(root) if hasattr(reader, "published") else ("train", "val")
+
+
+def open_published(data: DataConfig, split: str) -> Source:
+    """The original images of a published split.
 
     Raises DataError if they are missing, may not be read, or are not as they should be.
     """
-    if split not in SPLITS:
-        raise DataError(f"There is no split {split!r}; set eval.split to {' or '.join(SPLITS)}.")
+    with _opened(data) as (reader, root):
+        return reader.open_split(root, split)
+
+
+def open_pool(data: DataConfig) -> Source:
+    """All original images with a published label, whatever their split."""
+    with _opened(data) as (reader, root):
+        if hasattr(reader, "open_pool"):
+            return reader.open_pool(root)
+        splits = published(data)
+        return Together([reader.open_split(root, split) for split in splits], splits)
+
+
+def download(data: DataConfig) -> None:
+    """Fetch and unpack what is not there yet; raises DataError where that is not possible, or fails."""
+    with _opened(data) as (reader, root):
+        if not hasattr(reader, "download"):
+            raise DataError(
+                f"data={data.name} cannot be downloaded without its owners' consent or is your own: put it into "
+                f"{root} as the first lines of conf/data/{data.name}.yaml say, and leave --download out."
+            )
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            reader.download(root)
+        except (OSError, RuntimeError) as error:  # RuntimeError: torchvision's, of a wrong checksum
+            raise DataError(
+                f"The download into {root} failed ({error}): fetch the archives that conf/data/{data.name}.yaml names "
+                "by other means, put them there, and run this again, which unpacks them."
+            ) from error
+
+
+@contextmanager
+def _opened(data: DataConfig) -> Iterator[tuple[ModuleType, Path]]:
+    """The reader of `data` and its folder; within, errors of the file system become a DataError."""
     if data.reader not in readers():
         close = difflib.get_close_matches(data.reader, readers(), n=3, cutoff=0.5) or readers()
         raise DataError(f"There is no reader {data.reader!r}; set data.reader to {' or '.join(close)}.")
-    module = importlib.import_module(f"data.readers.{data.reader}")
     try:
-        return module.open_split(Path(data.root).expanduser(), split)
+        yield importlib.import_module(f"data.readers.{data.reader}"), Path(data.root).expanduser()
     except OSError as error:
         where, reason = error.filename or data.root, error.strerror or error
         raise DataError(f"{where} cannot be read ({reason}); allow it, or set data.root to a copy.") from error

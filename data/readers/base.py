@@ -1,6 +1,7 @@
 """What a reader gives: one split of a data set as a list of labelled images, in a stable order."""
 
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -55,6 +56,21 @@ class EncodedSource:
         return decode(self.encoded(i), self.names[i])
 
 
+class FileSource(EncodedSource):
+    """Image files below `folder`, given as (label, path from there); they are named by class and file name."""
+
+    def __init__(self, folder: Path, classes: list[str], files: Iterable[tuple[int, str]]):
+        samples = sorted((label, f"{classes[label]}/{path.rsplit('/', 1)[-1]}", path) for label, path in files)
+        super().__init__(
+            classes, np.array([sample[0] for sample in samples], np.int64), [name for _, name, _ in samples]
+        )
+        self.folder = folder
+        self.paths = [path for _, _, path in samples]
+
+    def read(self, i: int) -> bytes:
+        return (self.folder / self.paths[i]).read_bytes()
+
+
 class ArraySource:
     """A source of decoded pixels, uint8 (n, height, width, 3)."""
 
@@ -72,6 +88,55 @@ class ArraySource:
 
     def image(self, i: int) -> Image.Image:
         return Image.fromarray(self.pixels[i])
+
+
+class Subset:
+    """The images `indices` of `source`, in that order; with `classes`, only these and their labels among them."""
+
+    def __init__(self, source: Source, indices: np.ndarray, classes: list[str] | None = None):
+        self.source, self.indices = source, indices
+        self.classes = source.classes
+        self.labels = source.labels[indices]
+        self.names = [source.names[i] for i in indices]
+        if classes is not None:
+            position = {name: i for i, name in enumerate(classes)}
+            self.classes = classes
+            self.labels = np.array([position[source.classes[label]] for label in self.labels], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encoded(self, i: int) -> bytes | None:
+        return self.source.encoded(self.indices[i])
+
+    def image(self, i: int) -> Image.Image:
+        return self.source.image(self.indices[i])
+
+
+class Together:
+    """All images of `sources`, which have the same classes, sorted anew; `prefixes` keep their names apart."""
+
+    def __init__(self, sources: Sequence[Source], prefixes: Sequence[str]):
+        samples = sorted(
+            (int(label), f"{prefix}/{name}", part, i)
+            for part, (source, prefix) in enumerate(zip(sources, prefixes, strict=True))
+            for i, (label, name) in enumerate(zip(source.labels, source.names, strict=True))
+        )
+        self.sources, self.classes = sources, sources[0].classes
+        self.labels = np.array([sample[0] for sample in samples], np.int64)
+        self.names = [sample[1] for sample in samples]
+        self.places = [sample[2:] for sample in samples]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encoded(self, i: int) -> bytes | None:
+        part, position = self.places[i]
+        return self.sources[part].encoded(position)
+
+    def image(self, i: int) -> Image.Image:
+        part, position = self.places[i]
+        return self.sources[part].image(position)
 
 
 def decode(data: bytes, name: str) -> Image.Image:

@@ -32,9 +32,12 @@ class FolderSource(EncodedSource):
 
 
 def published(root: Path) -> tuple[str, ...]:
-    """Training, and validation or testing or both, going by the folders that there are."""
-    found = tuple(split for split in ("val", "test") if has_split(root, split))
-    return ("train", *(found or ("val",)))
+    """Training, and validation or testing or both, going by the folders that there are.
+
+    A folder test/ without a folder per class holds images whose classes are not known.
+    """
+    labelled = any(entry.is_dir() for entry in (root / "test").glob("*"))
+    return ("train", *(["val"] if has_split(root, "val") else []), *(["test"] if labelled else []))
 
 
 def has_split(root: Path, split: str) -> bool:
@@ -60,7 +63,7 @@ def split_folder(root: Path, split: str) -> Path:
     for name in SPLITS[split]:
         if (root / name).is_dir():
             return root / name
-    usual = SPLITS[split] if split == "train" else ("val", "validation", "test")
+    usual = SPLITS[split] if split == "train" else ("val", "test", "validation")
     raise DataError(
         f"The data folder {root} has no sub-folder {' or '.join(usual)} with one folder per class; "
         "set data.root to the folder that has it."

@@ -40,7 +40,7 @@ def open_split(root: Path, split: str) -> Source:
     archive is kept beside the .beton files. Raises DataError if neither is there, or an archive is damaged.
     """
     require_folder(root)
-    if any((root / name).is_dir() for name in folder.SPLITS[split]):
+    if folder.has_split(root, split):
         return folder.open_split(root, split)
     archive = _archive(root, split)
     index = root / "beton" / f"{archive.name}.index.npz"

@@ -15,6 +15,7 @@ from conf.errors import sentences  # noqa: E402
 from conf.schema import typed  # noqa: E402
 from data import files  # noqa: E402
 from data.config import DataConfig  # noqa: E402
+from data.splits import splits  # noqa: E402
 from gab.errors import UserError  # noqa: E402
 
 NODE = f"node {os.environ.get('SLURMD_NODENAME', os.uname().nodename)}"
@@ -60,7 +61,7 @@ def check_stage(data: DataConfig) -> None:
     if not data.stage or data.loader != "ffcv":
         return
     stage, missing = Path(data.stage).expanduser(), 0
-    for split in ("train", "val"):
+    for split in splits(data):
         path = files.beton(data, split)
         if path.is_file() and not (stage / files.load_sidecar(path).sha256[:16] / path.name).is_file():
             missing += path.stat().st_size

@@ -76,7 +76,7 @@ def test_originals_are_known_by_their_names(own_config: DataConfig, loader: str,
 
 
 def test_a_file_that_is_missing_or_cut_short_is_refused(own_config: DataConfig) -> None:
-    path = files.val_beton(own_config)
+    path = files.beton(own_config, "val")
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 1)
     with pytest.raises(DataError, match=r"cut short or replaced; make it: .* --force"):

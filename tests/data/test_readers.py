@@ -20,9 +20,10 @@ from torchvision.datasets import folder as torchvision_folder
 from data.config import DataConfig
 from data.errors import DataError
 from data.info import inspect
-from data.readers import digits, folder, open_source, readers
+from data.readers import digits, folder, readers
 from data.readers import imagenet as imagenet_reader
 from data.readers.base import Source, UnreadableImage, decode
+from data.splits import open_source
 
 WNIDS = ["n01440764", "n01443537", "n02102040"]
 
@@ -96,7 +97,7 @@ def test_folder_names_what_is_missing(photo_config: DataConfig, tmp_path: Path, 
 
 
 def test_unknown_split_names_those_that_there_are(photo_config: DataConfig) -> None:
-    with pytest.raises(DataError, match=r"no split 'test'; set eval\.split to train or val"):
+    with pytest.raises(DataError, match=r"no split 'test'; choose train or val, or make one by data\.holdout"):
         open_source(photo_config, "test")
 
 

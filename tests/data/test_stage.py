@@ -19,7 +19,7 @@ from data.writer import write_split
 from gab.distributed import signals
 from gab.errors import Stopped
 
-AGAIN = "python scripts/write_beton.py data=folder --force"
+AGAIN = "python scripts/prepare.py folder --force"
 FORK = multiprocessing.get_context("fork")  # quick; the children only copy files
 
 
@@ -60,7 +60,7 @@ def stage_and_hang(path: Path, folder: Path, started) -> None:
 
 
 def test_copy_is_the_file_and_is_reused(staged_config: DataConfig) -> None:
-    original = files.val_beton(staged_config)
+    original = files.beton(staged_config, "val")
     path, sidecar = stage.ready(staged_config, "val")
     assert path.is_relative_to(str(staged_config.stage))
     assert path.read_bytes() == original.read_bytes()
@@ -73,7 +73,7 @@ def test_copy_is_the_file_and_is_reused(staged_config: DataConfig) -> None:
 
 def test_without_stage_the_file_itself(staged_config: DataConfig) -> None:
     path, _ = stage.ready(replace(staged_config, stage=None), "val")
-    assert path == files.val_beton(staged_config)
+    assert path == files.beton(staged_config, "val")
 
 
 def test_another_file_of_the_same_name_is_staged_apart(staged_config: DataConfig) -> None:
@@ -83,7 +83,7 @@ def test_another_file_of_the_same_name_is_staged_apart(staged_config: DataConfig
     second, sidecar = stage.ready(staged_config, "val")
     assert first != second
     assert second.stat().st_size == sidecar.bytes
-    assert second.read_bytes() == files.val_beton(staged_config).read_bytes()
+    assert second.read_bytes() == files.beton(staged_config, "val").read_bytes()
 
 
 def page_start(path: Path) -> int:
@@ -105,18 +105,16 @@ def test_a_copy_that_is_not_whole_is_made_again(staged_config: DataConfig, damag
         (files.sidecar_path(path) if damage == "no sidecar" else files.names_path(path)).unlink()
     again, _ = stage.ready(staged_config, "val")
     assert again == path
-    assert path.read_bytes() == files.val_beton(staged_config).read_bytes()
+    assert path.read_bytes() == files.beton(staged_config, "val").read_bytes()
     assert files.image_names(path)
 
 
 def test_a_file_that_is_not_what_its_sidecar_says_is_refused(staged_config: DataConfig) -> None:
-    original = files.val_beton(staged_config)
+    original = files.beton(staged_config, "val")
     with original.open("r+b") as file:
         file.seek(-5000, os.SEEK_END)
         file.write(b"flipped")
-    with pytest.raises(
-        DataError, match=r"not as its sidecar says .*write_beton\.py data=folder data\.root=.* --force$"
-    ):
+    with pytest.raises(DataError, match=r"not as its sidecar says .*prepare\.py folder --root .* --force$"):
         stage.ready(staged_config, "val")
     assert not list(Path(str(staged_config.stage)).rglob("*.part"))
     assert not list(Path(str(staged_config.stage)).rglob("*.beton"))
@@ -135,7 +133,7 @@ def test_no_space_and_no_folder_are_sentences(staged_config: DataConfig, monkeyp
 
 
 def test_processes_at_once_make_one_copy(staged_config: DataConfig) -> None:
-    path, folder = files.val_beton(staged_config), Path(str(staged_config.stage))
+    path, folder = files.beton(staged_config, "val"), Path(str(staged_config.stage))
     queue = FORK.Queue()
     processes = [FORK.Process(target=stage_and_tell, args=(path, folder, 1.0, queue)) for _ in range(2)]
     for process in processes:
@@ -149,7 +147,7 @@ def test_processes_at_once_make_one_copy(staged_config: DataConfig) -> None:
 
 
 def test_a_killed_holder_does_not_block(staged_config: DataConfig) -> None:
-    path, folder = files.val_beton(staged_config), Path(str(staged_config.stage))
+    path, folder = files.beton(staged_config, "val"), Path(str(staged_config.stage))
     started = FORK.Event()
     holder = FORK.Process(target=stage_and_hang, args=(path, folder, started))
     holder.start()

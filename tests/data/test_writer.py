@@ -25,7 +25,7 @@ from data.config import DataConfig, WriteConfig
 from data.errors import DataError
 from data.info import inspect
 from data.prepare import prepare
-from data.readers import open_source
+from data.splits import open_source
 from data.stored import is_plain_jpeg, stored_image
 from data.writer import write_split
 
@@ -303,7 +303,7 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_taken_for_a_file(
     process.start()
     process.join(timeout=60)
     assert process.exitcode == -signal.SIGKILL
-    path = files.val_beton(config)
+    path = files.beton(config, "val")
     assert not files.is_complete(path)
     count = inspect(config).val
     prepare(config)
@@ -345,7 +345,7 @@ def _edit(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda path: path.unlink(), "does not exist; make it: python scripts/write_beton.py data=folder"),
+        (lambda path: path.unlink(), "does not exist; make it: python scripts/prepare.py folder"),
         (_truncate, "it was cut short or replaced"),
         (lambda path: path.write_bytes(b""), "is not a .beton file"),
         (lambda path: path.write_bytes(b"PK\3\4" * 999), "is not a .beton file"),
@@ -398,19 +398,19 @@ def test_damaged_names_are_a_sentence(own_photos: DataConfig, content: bytes) ->
 
 def test_a_missing_file_names_the_shortest_command_that_makes_it(own_photos: DataConfig) -> None:
     usual = replace(own_photos, image_size=224)
-    command = f"python scripts/write_beton.py data=folder data.root={own_photos.root}"
+    command = f"python scripts/prepare.py folder --root {own_photos.root}"
     with pytest.raises(DataError, match=f"make it: {command}$"):
         files.check(files.train_beton(usual), usual, "train")
     write_split(own_photos, "train")
     with pytest.raises(DataError, match=f"make it: {command} data.image_size=64 --split val$"):
-        files.check(files.val_beton(own_photos), own_photos, "val")
+        files.check(files.beton(own_photos, "val"), own_photos, "val")
 
 
 def test_another_transform_is_refused_with_the_command_that_makes_it(own_photos: DataConfig) -> None:
     write_split(own_photos, "val")
     other = replace(own_photos, eval_crop=0.875)
     with pytest.raises(DataError) as raised:
-        files.check(files.val_beton(other), other, "val")
+        files.check(files.beton(other, "val"), other, "val")
     assert "there is val_64_0.9_bicubic.beton, made with other settings" in str(raised.value)
     assert "data.image_size=64 data.eval_crop=0.875 data.eval_interpolation=bicubic" in str(raised.value)
 

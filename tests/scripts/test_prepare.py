@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from data import files, inspect
+from data import files, inspect, splits
 from data.readers import readers
-from scripts.write_beton import data_config, main
+from scripts.prepare import data_config, main
 
 DATA_SETS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "data").glob("*.yaml"))
 
@@ -15,31 +15,32 @@ DATA_SETS = sorted(file.stem for file in (Path(__file__).parents[2] / "conf" / "
 @pytest.mark.parametrize("name", DATA_SETS)
 def test_every_data_set_composes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAB_DATA", "/somewhere")
-    data = data_config([f"data={name}"])
+    data = data_config(name, None, [])
     assert data.name == name
     assert data.reader in readers()
     assert data.root == f"/somewhere/{name}"
 
 
 def test_both_splits_are_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["data=digits", "--workers", "2", f"data.root={tmp_path}"]
-    main(arguments)
+    main(["digits", "--workers", "2", "--root", str(tmp_path)])
     out = capsys.readouterr().out
     assert "train_max500_raw.beton: 1,437 images of 10 classes, 0.02 GB" in out
     assert "val_32_1_bicubic.beton: 360 images of 10 classes" in out
-    info = inspect(data_config([arguments[0], arguments[-1]]))
+    info = inspect(data_config("digits", str(tmp_path), []))
     assert (len(info.classes), info.train, info.val) == (10, 1437, 360)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["data=digit"], "digits"),
-        (["data=folder", "data.root=/nowhere/at/all"], "The data folder /nowhere/at/all does not exist"),
-        (["data=digits", "data.write.quality=0"], "data.write.quality is 0; set it to 1 to 100"),
-        (["data=digits", "data.rot=x"], "data.root"),
-        (["data=digits", "--workers", "0"], "give at least 1"),
-        (["data=digits", "+data.write.qualty=80"], "data.write.qualty is not a setting"),
+        (["digit"], "digits"),
+        (["folder", "--root", "/nowhere/at/all"], "The data folder /nowhere/at/all does not exist"),
+        (["digits", "data.write.quality=0"], "data.write.quality is 0; set it to 1 to 100"),
+        (["digits", "data.rot=x"], "data.root"),
+        (["digits", "--workers", "0"], "give at least 1"),
+        (["digits", "+data.write.qualty=80"], "data.write.qualty is not a setting"),
+        (["digits", "--split", "test"], "no split 'test'; choose train or val, or make one by data.holdout=0.1"),
+        (["imagenet", "--download"], "put it into"),
     ],
 )
 def test_mistakes_end_in_a_sentence(
@@ -59,18 +60,20 @@ def test_mistakes_end_in_a_sentence(
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["data=digits"],
-        ["data=digits", "data.name=numbers", "data.image_size=40"],
-        ["data=digits", "data.write.mode=jpg"],  # the schema's own, but not that of digits
-        ["data=cifar10", "data.reader=digits", "data.eval_crop=0.9"],
+        ["digits"],
+        ["digits", "data.name=numbers", "data.image_size=40"],
+        ["digits", "data.write.mode=jpg"],  # the schema's own, but not that of digits
+        ["cifar10", "data.reader=digits", "data.eval_crop=0.9"],
+        ["digits", "data.holdout=0.2", "data.split_seed=3"],
+        ["digits", "data.split=pooled"],
     ],
     ids=" ".join,
 )
 def test_the_command_that_an_error_names_makes_the_files(overrides: list[str], tmp_path: Path) -> None:
-    wanted = data_config([*overrides, f"data.root='{tmp_path}/it\\'s, here'"])
+    name, *settings = overrides
+    wanted = data_config(name, f"{tmp_path}/it's, here", settings)
     interpreter, script, *arguments = shlex.split(files.write_command(wanted, "train"))
-    assert (interpreter, script) == ("python", "scripts/write_beton.py")
+    assert (interpreter, script) == ("python", "scripts/prepare.py")
     main(arguments)
-    for split in ("train", "val"):
+    for split in splits(wanted):
         assert files.check(files.beton(wanted, split), wanted, split).reader == "digits"
-    assert data_config(arguments).name == wanted.name

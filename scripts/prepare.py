@@ -1,4 +1,4 @@
-"""Write a data set as .beton files: `python scripts/write_beton.py data=imagenet data.root=FOLDER`."""
+"""From the published archives of a data set to .beton files: `python scripts/prepare.py imagenet --root FOLDER`."""
 
 import argparse
 import sys
@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir  # noqa: E402
 
 from conf.errors import refuse_unknown, sentences  # noqa: E402
 from conf.schema import plain, typed  # noqa: E402
-from data import files  # noqa: E402
+from data import files, readers  # noqa: E402
 from data.config import DataConfig  # noqa: E402
+from data.splits import require_split, splits  # noqa: E402
 from data.writer import write_split  # noqa: E402
 
 SKIP_HELP = (
@@ -22,25 +23,36 @@ SKIP_HELP = (
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write what the command line asks for; what a user can get wrong ends in a sentence and exit code 2."""
+    """Do what the command line asks for; what a user can get wrong ends in a sentence and exit code 2."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("overrides", nargs="*", help="settings, as of train.py: data=NAME data.root=FOLDER ...")
-    parser.add_argument("--split", choices=["train", "val", "all"], default="all")
+    parser.add_argument("name", help="the data set, a file of conf/data: it says what to put into its folder")
+    parser.add_argument("overrides", nargs="*", help="settings, as of train.py: data.image_size=384 ...")
+    parser.add_argument("--root", help="the data set's folder; default: $GAB_DATA/NAME, or datasets/NAME")
+    parser.add_argument("--download", action="store_true", help="fetch and unpack what is not there yet")
+    parser.add_argument("--split", choices=["train", "val", "test", "all"], default="all")
     parser.add_argument("--workers", type=int, help="threads; default: one per core that this process may use")
     parser.add_argument("--skip-unreadable", action="store_true", help=SKIP_HELP)
     parser.add_argument("--force", action="store_true", help="write again what is already there")
     given = parser.parse_intermixed_args(arguments)
+    if "=" in given.name:
+        parser.error(f"the name of a data set comes first, as in `prepare.py imagenet`, and not {given.name}")
     with sentences():
-        data = data_config(given.overrides)
-        for split in ["train", "val"] if given.split == "all" else [given.split]:
+        data = data_config(given.name, given.root, given.overrides)
+        if given.download:
+            readers.download(data)
+        if given.split != "all":
+            require_split(data, given.split)
+        for split in splits(data) if given.split == "all" else [given.split]:
             path = write_split(data, split, given.workers, given.skip_unreadable, given.force)
             print(summary(path), flush=True)
 
 
-def data_config(overrides: list[str]) -> DataConfig:
-    """The data section of the training config."""
+def data_config(name: str, root: str | None, overrides: list[str]) -> DataConfig:
+    """The data section of the training config for `data=name`."""
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        config = compose("train", overrides)
+        config = compose("train", [f"data={name}", *overrides])
+    if root is not None:
+        config.data.root = root
     refuse_unknown(plain(config))
     return typed(config.data)
 

@@ -1,0 +1,43 @@
+"""Stanford Dogs (Khosla et al. 2011): Images/ with a folder per breed, and lists as MATLAB files."""
+
+from pathlib import Path
+
+from scipy.io import loadmat
+from torchvision.datasets.utils import download_and_extract_archive
+
+from data.errors import DataError
+from data.readers import folder
+from data.readers.base import FileSource, Source, require_folder
+
+URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
+IMAGES = "Images"
+
+
+def published(root: Path) -> tuple[str, ...]:
+    """Training and test."""
+    return "train", "test"
+
+
+def open_split(root: Path, split: str) -> Source:
+    """The images of a published list; classes are the sorted folders of the breeds, which is the lists' numbering.
+
+    Raises DataError if the archives are not unpacked.
+    """
+    require_folder(root)
+    path = root / f"{split}_list.mat"
+    if not (path.is_file() and (root / IMAGES).is_dir()):
+        raise DataError(
+            f"{root} does not hold {IMAGES}/, train_list.mat and test_list.mat; unpack images.tar and lists.tar there "
+            "(scripts/prepare.py dogs --download does)."
+        )
+    lists = loadmat(path, squeeze_me=True)
+    labels = (int(label) - 1 for label in lists["labels"])
+    return FileSource(root / IMAGES, folder.list_classes(root / IMAGES), zip(labels, lists["file_list"], strict=True))
+
+
+def download(root: Path) -> None:
+    """From the authors' site, 0.8 GB."""
+    if not (root / IMAGES).is_dir():
+        download_and_extract_archive(URL + "images.tar", str(root))
+    if not (root / "test_list.mat").is_file():
+        download_and_extract_archive(URL + "lists.tar", str(root))
