@@ -146,7 +146,7 @@ class Sweep:
         return next(f for n in itertools.count(1) if not (f := self.folder / f"{what}-{n}.work").exists())
 
     def compare(self) -> None:
-        """A job for scripts/slurm/compare.py when all jobs of these runs have ended, however they did."""
+        """A job for scripts/compare.py when all jobs of these runs have ended, however they did."""
         if self.given.dry_run:
             print("compare: a job that writes", self.folder / "comparison.csv")
             return
@@ -157,7 +157,7 @@ class Sweep:
         if before:
             options.append(f"--dependency=afterany:{':'.join(before)}")
         print(snapshot.take(ROOT, self.folder))
-        script = self.folder / snapshot.FOLDER / "scripts" / "slurm" / "compare.py"
+        script = self.folder / snapshot.FOLDER / "scripts" / "compare.py"
         job = jobs.wrap(options, [str(each) for each in (script, self.folder, *(plan.folder for plan in self.plans))])
         print(f"compare: job {job}, into {self.folder}/comparison.csv")
 

@@ -12,7 +12,8 @@ from conf.checks import fill_in
 from conf.schema import plain
 from gab.errors import UserError
 from gab.training.run_folder import run_name
-from scripts.slurm import compare, jobs, submit, sweep
+from scripts import compare
+from scripts.slurm import jobs, submit, sweep
 from scripts.slurm.jobs import Resources, standing
 from scripts.slurm.plan import Plan, plan, quoted
 from tests.conftest import TINY
@@ -173,17 +174,18 @@ def test_comparison_is_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(f"{{seed: {seed}, model: {{base: {model}}}, run: {{dir: x}}}}")
         kind = "eval" if top1 is None else "end"
-        (tmp_path / name / "record.jsonl").write_text(row(kind=kind, epoch=2, top1=top1))
-    compare.main(tmp_path / "out", [tmp_path / name for name in found])
+        tested = {} if name == "c" else {"test_top1": 70.0 + seed}
+        (tmp_path / name / "record.jsonl").write_text(row(kind=kind, epoch=2, top1=top1, **tested))
+    compare.write(tmp_path / "out", [tmp_path / name for name in found])
     lines = (tmp_path / "out" / "comparison.csv").read_text().splitlines()
     assert lines == [
-        "model.base,runs,seeds,top1_mean,top1_std,top1_ema_mean,top1_ema_std",
+        "model.base,runs,seeds,top1_mean,top1_std,test_top1_mean,test_top1_std",
         "b,1,0,90.0,,,",
-        "a,2,0 1,81.0,1.414,,",
+        "a,2,0 1,81.0,1.414,70.5,0.707",
     ]
     assert f"not come to its end: {tmp_path}/d" in capsys.readouterr().out
     with pytest.raises(UserError, match="nothing to compare"):
-        compare.main(tmp_path / "out", [tmp_path / "d"])
+        compare.write(tmp_path / "out", [tmp_path / "d"])
 
 
 def test_without_slurm_one_is_sent_to_a_login_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
-"""Compare finished runs: `compare.py OUT RUN...`; runs that differ in the seed alone make a group.
+"""Several runs, with mean and spread: `python scripts/compare.py OUT runs/A runs/B ...`
 
-Writes OUT/comparison.csv, a line for each group: mean and sample standard deviation of the last epoch's top-1.
+Runs that differ in the seed alone make a group. Writes OUT/comparison.csv, a line for each group: mean and sample
+standard deviation of the last epoch's scores on the validation images, and on the test images where there are some.
 """
 
+import argparse
 import csv
 import sys
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
 from omegaconf import OmegaConf  # noqa: E402
@@ -20,7 +22,8 @@ from gab.errors import UserError  # noqa: E402
 from gab.tracking.record import read  # noqa: E402
 from gab.training.run_folder import essential  # noqa: E402
 
-SCORES = ("top1", "top1_ema")
+SCORES = ("top1", "top1_ema", "mean_per_class", "mean_per_class_ema")
+SCORES += tuple(f"test_{name}" for name in SCORES)
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,18 @@ class Ended:
     row: dict[str, Any]
 
 
-def main(out: Path, folders: list[Path]) -> None:
-    """Print the comparison and write it; raises UserError where no run has ended."""
+def main(arguments: list[str] | None = None) -> None:
+    """Print the comparison and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of comparison.csv")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="runs/NAME", help="folders of runs")
+    given = parser.parse_args(arguments)
+    with sentences():
+        write(given.out, given.runs)
+
+
+def write(out: Path, folders: list[Path]) -> None:
+    """Writes OUT/comparison.csv and prints it; raises UserError where no run has ended."""
     runs = []
     for folder in folders:
         run = ended(folder)
@@ -42,7 +55,7 @@ def main(out: Path, folders: list[Path]) -> None:
         else:
             runs.append(run)
     if not runs:
-        raise UserError("no run has come to its end, so there is nothing to compare: see `sweep.py … --status`")
+        raise UserError("no run has come to its end, so there is nothing to compare: train them to the end")
     rows = compare(runs)
     out.mkdir(parents=True, exist_ok=True)
     with (out / "comparison.csv").open("w", newline="") as file:
@@ -71,16 +84,17 @@ def compare(runs: list[Ended]) -> list[dict[str, Any]]:
     keys = sorted({key for run in runs for key in run.settings})
     first = [group[0].settings for group in groups.values()]
     differing = [key for key in keys if len({repr(settings.get(key)) for settings in first}) > 1]
-    rows = [row(group, differing) for group in groups.values()]
+    scores = [name for name in SCORES if any(name in run.row for run in runs)]
+    rows = [row(group, differing, scores) for group in groups.values()]
     return sorted(rows, key=lambda each: -each["top1_mean"])
 
 
-def row(group: list[Ended], differing: list[str]) -> dict[str, Any]:
+def row(group: list[Ended], differing: list[str], names: list[str]) -> dict[str, Any]:
     """What tells the group from the others, its seeds, and mean and spread of its scores (percent)."""
     settings = {key: group[0].settings.get(key) for key in differing}
     seeds = " ".join(map(str, sorted(run.seed for run in group)))
     scores: dict[str, Any] = {}
-    for name in SCORES:
+    for name in names:
         values = [run.row[name] for run in group if name in run.row]
         scores[f"{name}_mean"] = round(mean(values), 3) if values else None
         scores[f"{name}_std"] = round(stdev(values), 3) if len(values) > 1 else None
@@ -88,5 +102,4 @@ def row(group: list[Ended], differing: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with sentences():
-        main(Path(sys.argv[1]), [Path(word) for word in sys.argv[2:]])
+    main()
