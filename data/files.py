@@ -115,24 +115,24 @@ def write_command(data: DataConfig, split: str) -> str:
     others_missing = not any(is_complete(beton(data, other)) for other in every if other != split)
     wanted = every if others_missing else (split,)
     file = data.name if (CONF / f"{data.name}.yaml").is_file() else "folder"
-    usual = _usual(file)
+    given = usual(file)
     keys = {"size": "data.image_size", "crop": "data.eval_crop", "interpolation": "data.eval_interpolation"}
     parts = [file, "--root", data.root]
     for key in ("name", "reader", *DRAWN_BY):
-        if getattr(data, key) != getattr(usual, key):
+        if getattr(data, key) != getattr(given, key):
             parts.append(f"data.{key}={_quoted(str(getattr(data, key)))}")
     for one in wanted:
         for key, value in settings(data, one).items():
             part = f"{keys.get(key, f'data.write.{key}')}={value}"
             told = key in DRAWN_BY or part in parts
-            if not told and (value != settings(usual, one).get(key) or _other_files(data, one)):
+            if not told and (value != settings(given, one).get(key) or _other_files(data, one)):
                 parts.append(part)
     choice = ["--split", split] if len(wanted) == 1 else []
     return shlex.join(["python", "scripts/prepare.py", *parts, *choice])
 
 
-def _usual(file: str) -> DataConfig:
-    """What `data=file` on a command line sets, without the root, which depends on the environment."""
+def usual(file: str) -> DataConfig:
+    """What `data=file` on a command line sets, but for the root, which depends on the environment."""
     content = OmegaConf.to_container(OmegaConf.load(CONF / f"{file}.yaml"))
     assert isinstance(content, dict)
     own = {key: value for key, value in content.items() if key != "defaults"} | {"root": ""}
