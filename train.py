@@ -73,7 +73,7 @@ def run(cfg: DictConfig) -> None:
     container = plain(cfg)
     folder = Path(config.run.dir) / (config.run.name or run_name(container, variant(config.model)))
     check_folder(folder, container)
-    if not finished(folder):
+    if not finished(folder, config.data.metric):
         try:
             launch(train, (config, container, folder), count=processes, device=device)
         except Stopped as stopped:
@@ -84,13 +84,14 @@ def run(cfg: DictConfig) -> None:
             raise SystemExit(STOPPED) from None
 
 
-def finished(folder: Path) -> bool:
+def finished(folder: Path, metric: str) -> bool:
     """Whether the run has come to its end; if so, says it."""
     record = folder / "record.jsonl"
     rows = read(record) if record.is_file() else []
     if not rows or rows[-1]["kind"] != "end":
         return False
-    print(f"{folder} is finished: top-1 {rows[-1]['top1']:.2f} %. For another run, change the config or run.name.")
+    score = f"{METRICS[metric]} {rows[-1][metric]:.2f} %"
+    print(f"{folder} is finished: {score}. For another run, change the config or run.name.")
     return True
 
 
@@ -145,7 +146,7 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
             if ready.test:
                 ready.test.close()
     if processes.first:
-        print(summary(folder, scores, drawn))
+        print(summary(folder, scores, drawn, config.data.metric))
 
 
 class Ready(NamedTuple):
@@ -313,13 +314,19 @@ def introduce(
     )
 
 
-def summary(folder: Path, scores: dict[str, float], drawn: list[Path]) -> str:
-    """The last words: the headline is that of the last epoch."""
-    ema = f" (EMA {scores['top1_ema']:.2f} %)" if "top1_ema" in scores else ""
-    lines = [f"top-1 {scores['top1']:.2f} %{ema} after the last epoch; everything is in {folder}"]
-    if "test_top1" in scores:
-        ema = f" (EMA {scores['test_top1_ema']:.2f} %)" if "test_top1_ema" in scores else ""
-        lines.append(f"test images: top-1 {scores['test_top1']:.2f} %{ema} with the weights that train.test names")
+METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
+
+
+def summary(folder: Path, scores: dict[str, float], drawn: list[Path], metric: str) -> str:
+    """The last words: the headline is that of the last epoch, by the metric of the data set."""
+
+    def share(field: str) -> str:
+        ema = f" (EMA {scores[f'{field}_ema']:.2f} %)" if f"{field}_ema" in scores else ""
+        return f"{METRICS[metric]} {scores[field]:.2f} %{ema}"
+
+    lines = [f"{share(metric)} after the last epoch; everything is in {folder}"]
+    if f"test_{metric}" in scores:
+        lines.append(f"test images: {share(f'test_{metric}')} with the weights that train.test names")
     lines += [f"figure: {path}" for path in drawn if path.suffix == ".png"]
     return "\n".join(lines)
 
