@@ -1,5 +1,6 @@
 """From uint8 batches to what the network and the loss want: distort, normalise, erase, mix; in timm's order."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from gab.augment import jitter, randaugment
 from gab.augment.erasing import draw_boxes, erase
 from gab.augment.mixing import Mixing, draw_mixing, mirrored, mix_images, units
-from gab.augment.operations import Layer, apply
+from gab.augment.operations import KINDS, Layer, apply
 from gab.config import AugmentConfig
 
 
@@ -23,7 +24,8 @@ class Targets(NamedTuple):
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) to float32 with the given mean and standard deviation (3,) of values in [0, 1]."""
-    return (images.float() / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+    scale, shift = 1 / (255 * std), mean / std
+    return (images * scale.view(-1, 1, 1)).sub_(shift.view(-1, 1, 1))
 
 
 def mixed_cross_entropy(logits: Tensor, targets: Targets, label_smoothing: float = 0.0) -> Tensor:
@@ -46,6 +48,7 @@ class Augment:
     Args:
         mean, std: of values in [0, 1]; the mean is the colour that RandAugment moves in from outside.
         cut: size that larger images are cut to, around their centre; None leaves them as they come.
+        compile: make kernels of the steps, for GPUs: else they read and write the images once for every small thing.
     """
 
     def __init__(
@@ -57,8 +60,12 @@ class Augment:
         std: list[float],
         device: torch.device,
         cut: int | None = None,
+        compile: bool = False,
     ):
         self.config, self.seed, self.device, self.cut = config, seed, device, cut
+        maybe = partial(torch.compile, dynamic=True) if compile else lambda function: function
+        self.normalize, self.erase, self.mix_images = maybe(normalize), maybe(erase), maybe(mix_images)
+        self.kinds = [kind._replace(run=maybe(kind.run)) for kind in KINDS]
         self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
         self.fill = torch.tensor([min(255, round(255 * value)) for value in mean], dtype=torch.uint8)
 
@@ -74,11 +81,11 @@ class Augment:
             first: position of the first sample in the global batch, a multiple of the mixing group.
         """
         images = self._distort(images, self.layers(indices, epoch))
-        x = normalize(images if self.cut is None else centre(images, self.cut), self.mean, self.std)
+        x = self.normalize(images if self.cut is None else centre(images, self.cut), self.mean, self.std)
         if self.config.erase_prob > 0:
             drawn = draw_boxes(indices, seed=self.seed, epoch=epoch, size=x.shape[-1], prob=self.config.erase_prob)
             pixels = int((drawn[1][:, 1::2] - drawn[1][:, ::2]).prod(1).sum())
-            x = erase(x, *(self._move(column) for column in drawn), pixels=pixels)
+            x = self.erase(x, *(self._move(column) for column in drawn), pixels=pixels)
         return self._mix(x, labels, epoch=epoch, step=step, first=first)
 
     def layers(self, keys: Tensor, epoch: int) -> list[Layer]:
@@ -100,7 +107,7 @@ class Augment:
         if layers:
             images = images.clone(memory_format=torch.contiguous_format)
         for layer in layers:
-            apply(images, layer, self._move)
+            apply(images, layer, self._move, self.kinds)
         return images
 
     def _mix(self, x: Tensor, labels: Tensor, *, epoch: int, step: int, first: int) -> tuple[Tensor, Targets]:
@@ -119,7 +126,7 @@ class Augment:
             switch_prob=config.switch_prob,
         )
         mixing = Mixing(*(self._move(column) for column in mixing))
-        return mix_images(x, mixing, group), Targets(labels, mirrored(labels, group), mixing.lam)
+        return self.mix_images(x, mixing, group), Targets(labels, mirrored(labels, group), mixing.lam)
 
     def _move(self, tensor: Tensor) -> Tensor:
         """To the device without waiting for it."""

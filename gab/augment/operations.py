@@ -4,7 +4,7 @@ Images whose operations work alike go through together, so that a batch takes a 
 they are is known on the CPU, where operations are drawn: the device is never waited for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from functools import partial
 from typing import NamedTuple
@@ -138,9 +138,9 @@ KINDS = (
 )
 
 
-def apply(images: Tensor, layer: Layer, move: Callable[[Tensor], Tensor]) -> None:
+def apply(images: Tensor, layer: Layer, move: Callable[[Tensor], Tensor], kinds: Sequence[Kind] = KINDS) -> None:
     """Do `layer` to uint8 `images` (B, 3, S, S), in place; `move` brings tensors to their device."""
-    for kind in KINDS:
+    for kind in kinds:
         chosen = torch.isin(layer.op, torch.tensor(kind.ops))
         if kind.taps:
             chosen &= layer.taps == kind.taps

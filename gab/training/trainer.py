@@ -107,6 +107,7 @@ class Trainer:
             std=config.data.std,
             device=processes.device,
             cut=config.data.image_size if config.data.crop.size else None,
+            compile=config.run.compile == "true" and processes.device.type == "cuda",
         )
         self.step = TrainStep(
             self.state,
