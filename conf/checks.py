@@ -75,7 +75,7 @@ def check_evaluation(config: EvaluateConfig) -> None:
         )
     if config.checkpoint is None and config.data is None:
         raise UserError("say on which images: add data=NAME (a file of conf/data)")
-    _choice("eval.split", config.eval.split, ("val", "train"))
+    _choice("eval.split", config.eval.split, ("val", "train", "test"))
     _choice("eval.weights", config.eval.weights, ("raw", "ema", "both"))
     _choice("eval.precision", config.eval.precision, ("fp32", "bf16"))
     for key in ("workers", "eval_batch"):

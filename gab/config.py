@@ -329,7 +329,7 @@ class EvalRunConfig:
 class EvalConfig:
     """What an evaluation computes, and where its files go."""
 
-    split: str = "val"  # val | train
+    split: str = "val"  # val | train | test
     weights: str = "both"  # raw | ema | both
     precision: str = "fp32"  # fp32 | bf16
     out: str | None = None  # folder; null: beside the checkpoint, or runs/eval/<model>-<data>
