@@ -19,7 +19,7 @@ ALL = "\n".join([README, (ROOT / "docs" / "clusters.md").read_text(), *CARDS.val
 COMMANDS = [
     command for card in CARDS.values() for command in re.findall(r"^python train\.py ([^#\n]*)", card, re.MULTILINE)
 ]
-SECTIONS = ("model", "data", "augment", "optim", "train", "run", "checkpoint", "tracking", "eval")
+SECTIONS = ("model", "data", "augment", "optim", "train", "run", "checkpoint", "evaluators", "tracking", "eval")
 MODELS = re.findall(r"^\| `(\w+)`[^|]* \| .*? \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|$", README, re.MULTILINE)
 SIZES = {"swinv2_t": (256, 1000), "vit_lite7": (32, 10), "cvt7": (32, 10), "cct7": (32, 10)}  # others: 224 px, 1000
 
