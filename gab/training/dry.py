@@ -33,6 +33,8 @@ def report(config: Any, model: nn.Module, *, variant: str, train_images: int, pr
         "processes": f"{processes}, micro-batch {micro} of {batch // processes} images each",
         "batch": f"{batch} (global)",
         "steps": f"{steps:,} an epoch, {steps * epochs:,} in all (train.epochs={epochs})",
+        **_sizes(config.train.sizes),
+        "optimiser": config.optim.name,
         "learning rate": _learning_rate(config, batch),
         **{f"group {group['name']}": _group(group) for group in parameter_groups(model, config.optim)},
         "disk": f"{size / 1e9:.2f} GB a checkpoint, {files * size / 1e9:.2f} GB at most for {files} of them",
@@ -46,8 +48,14 @@ def _learning_rate(config: Any, batch: int) -> str:
     optim, peak = config.optim, effective_lr(config.optim, batch)
     scaled = f" = {optim.lr:g} x {batch} / {optim.lr_batch}" if optim.lr_batch else " (absolute)"
     return (
-        f"{peak:g}{scaled}, warm-up {optim.warmup_epochs:g} epochs from {optim.warmup_lr:g}, cosine to {optim.min_lr:g}"
+        f"{peak:g}{scaled}, warm-up {optim.warmup_epochs:g} epochs from {optim.warmup_lr:g}, cosine to "
+        f"{optim.min_lr:g} from {optim.lr_per} to {optim.lr_per}"
     )
+
+
+def _sizes(sizes: dict[int, int]) -> dict[str, str]:
+    """A row where training changes the size of its images."""
+    return {"sizes": ", ".join(f"{sizes[e]} px from epoch {e}" for e in sorted(sizes))} if sizes else {}
 
 
 def _group(group: dict[str, Any]) -> str:
