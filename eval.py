@@ -236,6 +236,7 @@ def report(config: EvaluateConfig, subject: Subject, results: Results, folder: P
         "split": split,
         "precision": precision,
         "scores": found,
+        "files": [str(file) for one in results.values() for result in one.values() for file in result.files],
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(json.dumps(content, indent=2) + "\n")

@@ -1,8 +1,9 @@
 """The record of a run: `record.jsonl`, one JSON object per line, and the truth of which every dashboard is a mirror.
 
-Rows carry `kind` (start, train, eval, end) and whatever was measured. Units, here and in every reader of a record:
-`epoch` in epochs (fractional in train rows), `top1` and `top5` in percent, `data_wait` and `mfu` as shares (0 to 1),
-`sigma` in patches and `amplitude` without unit, both as one entry per layer: a number, or a list of one per head.
+Rows carry `kind` (start, train, eval of the validation images, evaluate of other sets, test, end) and whatever was
+measured. Units, here and in every reader of a record: `epoch` in epochs (fractional in train rows), `top1`, `top5` and
+`mean_per_class` in percent, `data_wait` and `mfu` as shares (0 to 1), `sigma` in patches and `amplitude` without unit,
+both as one entry per layer: a number, or a list of one per head.
 
 The file is strict JSON: null means "not measured", and what JSON cannot hold is written as the strings "NaN",
 "Infinity" and "-Infinity", which `read` turns back into floats. 64-bit digests belong into hexadecimal strings, since
@@ -22,7 +23,8 @@ from gab.errors import UserError
 Row = dict[str, Any]
 
 NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-SYNCED = ("start", "eval", "end")  # rare rows, worth waiting for the disk; train rows reach the operating system only
+# Rare rows, worth waiting for the disk; train rows reach the operating system only.
+SYNCED = ("start", "eval", "evaluate", "test", "end")
 
 
 class Record:

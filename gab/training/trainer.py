@@ -466,3 +466,5 @@ class Trainer:
         """End the loaders."""
         self.train_batches.close()
         self.evaluation.close()
+        for one in self.looks.values():
+            one.images.close()
