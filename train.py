@@ -31,7 +31,7 @@ from gab.training import batchnorm, checkpoint
 from gab.training.checkpoint import expected_bytes
 from gab.training.checkpoint_store import CheckpointStore, most_files
 from gab.training.determinism import make_deterministic
-from gab.training.distillation import load_teacher
+from gab.training.distillation import Teacher, employ
 from gab.training.dry import report
 from gab.training.init_from import Start, start_from
 from gab.training.lock import RunLock
@@ -119,14 +119,14 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
             data=processes.broadcast(data.fingerprint(config.data) if processes.first else None),
             reopen=ready.reopen,
             teacher=ready.teacher,
-            origins={"init": ready.start.digest} if ready.start else {},
+            origins=ready.origins,
             looks=looks(config.evaluators, config.data, loading),
         )
         stored = take_up(trainer)
         observer = observe(trainer, config, container, folder, stored)
         exit_code = 1
         try:
-            introduce(observer, trainer, config, folder, stored, ready.start)
+            introduce(observer, trainer, config, folder, stored, ready)
             with profiled(folder if config.run.profile and processes.first else None):
                 trainer.fit(observer)
                 if ready.test:
@@ -161,7 +161,13 @@ class Ready(NamedTuple):
     test: data.EvalBatches | None
     model: nn.Module
     start: Start | None
-    teacher: nn.Module | None
+    teacher: Teacher | None
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Fingerprints of the weights that the run begins with or is taught by."""
+        found = {"init": self.start, "teacher": self.teacher}
+        return {name: part.digest for name, part in found.items() if part is not None}
 
 
 def prepare(processes: Processes, config: Config) -> Ready:
@@ -187,7 +193,7 @@ def prepare(processes: Processes, config: Config) -> Ready:
     model, start = network(config, len(classes), image_size), None
     if config.init.source is not None:
         model, start = start_from(config.init, config.model, image_size=image_size, classes=classes, seed=config.seed)
-    teacher = load_teacher(config.distillation, len(classes)) if config.distillation.teacher else None
+    teacher = employ(config, len(classes), processes.device) if config.distillation.teacher else None
     return Ready(batches, open_train, evaluation, test_images, model, start, teacher)
 
 
@@ -258,7 +264,7 @@ def introduce(
     config: Config,
     folder: Path,
     stored: dict[str, Any] | None,
-    start: Start | None,
+    ready: Ready,
 ) -> None:
     """Say what is trained and on what; the first start of a run writes it into the record too."""
     state, batches, evaluation = trainer.state, trainer.train_batches, trainer.evaluation
@@ -277,8 +283,8 @@ def introduce(
     images = config.run.micro_batch or config.train.batch_size // trainer.processes.count
     if said := batchnorm.describe(state.model, trainer.processes, images):
         observer.say(said)
-    if trainer.teacher:
-        observer.say(trainer.teacher.describe())
+    if ready.teacher:
+        observer.say(ready.teacher.describe())
     if stored:
         observer.say(f"continues the run at epoch {state.step / trainer.steps_per_epoch:.4g}, step {state.step:,}")
         before, now = stored["computed"], trainer.computed()
@@ -286,8 +292,8 @@ def introduce(
         if changes:
             observer.say(f"computed otherwise ({', '.join(changes)}), so it equals an undisturbed run only to rounding")
         return
-    if start:
-        observer.say(start.sentence)
+    if ready.start:
+        observer.say(ready.start.sentence)
     if errors := start_errors(state.model):
         observer.say(f"relative bias: starts as the Gaussian to within {max(errors):.2g} (root mean square of a layer)")
     observer.write(
@@ -309,7 +315,7 @@ def introduce(
         commit=origin.get("commit"),
         weights=trainer.initial_weights,
         origins=trainer.origins,
-        init=start.sentence if start else None,
+        init=ready.start.sentence if ready.start else None,
         **gaussian_values(state.model),
     )
 

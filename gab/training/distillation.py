@@ -4,6 +4,7 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -70,6 +71,20 @@ class Teacher:
         heat = self.config.temperature
         own, taught = ((z.float() / heat).log_softmax(dim=1) for z in (logits, taught))
         return heat**2 * F.kl_div(own, taught, log_target=True, reduction="batchmean")
+
+
+def employ(config: Any, num_classes: int, device: torch.device) -> Teacher:
+    """The teacher that a run's config (`conf.schema.Config`) names, ready to be asked.
+
+    Raises:
+        UserError: as `load_teacher`.
+    """
+    network = load_teacher(config.distillation, num_classes).to(device)
+    bf16 = config.train.precision == "bf16"
+    teacher = Teacher(config.distillation, network, mean=config.data.mean, std=config.data.std, bf16=bf16)
+    if config.run.compile == "true":
+        network.compile()
+    return teacher
 
 
 def load_teacher(config: DistillationConfig, num_classes: int) -> nn.Module:

@@ -67,13 +67,13 @@ class Trainer:
         store: CheckpointStore | None,
         data: dict[str, str],
         reopen: Callable[[int], TrainBatches] | None = None,
-        teacher: nn.Module | None = None,
+        teacher: Teacher | None = None,
         origins: dict[str, str] | None = None,
         looks: dict[str, Look] | None = None,
     ):
         self.config, self.container, self.processes, self.folder = config, container, processes, folder
         self.train_batches, self.evaluation, self.store, self.data = train, evaluation, store, data
-        self.reopen, self.origins = reopen, dict(origins or {})
+        self.reopen, self.origins = reopen, origins or {}
         self.looks = looks or {}
         self.steps_per_epoch = min(train.steps_per_epoch, config.train.max_steps or train.steps_per_epoch)
         image_size = size_at(config.train.sizes, 0, config.data.image_size)
@@ -95,7 +95,8 @@ class Trainer:
         keys = attach_keys(model, config.seed, processes.device)
         skipped = torch.zeros((), dtype=torch.int64, device=processes.device)
         self.state = TrainState(model, make_optimizer(model, config.optim), ema, skipped, image_size)
-        self.teacher = self._employ(teacher) if teacher is not None else None
+        if teacher is not None:
+            model.set_distilled_training(True)  # type: ignore[operator]
         if config.run.compile == "true":  # in place and before DDP, so that names stay and both take effect
             model.compile()
             if ema:
@@ -113,7 +114,7 @@ class Trainer:
             self.state,
             model,
             self.augment,
-            Objective(config.train.loss, config.augment.label_smoothing, self.teacher),
+            Objective(config.train.loss, config.augment.label_smoothing, teacher),
             keys,
             processes,
             seed=config.seed,
@@ -123,17 +124,6 @@ class Trainer:
             skip_non_finite=config.train.skip_non_finite > 0,
         )
         self._distribute()
-
-    def _employ(self, network: nn.Module) -> Teacher:
-        """Let the distillation head learn from `network`."""
-        self.state.model.set_distilled_training(True)  # type: ignore[operator]
-        data = self.config.data
-        network.to(self.processes.device)
-        teacher = Teacher(self.config.distillation, network, mean=data.mean, std=data.std, bf16=self.bf16)
-        if self.config.run.compile == "true":
-            network.compile()
-        self.origins["teacher"] = teacher.digest
-        return teacher
 
     def _distribute(self) -> None:
         """Let several processes train one model."""
@@ -155,6 +145,7 @@ class Trainer:
         if image_size == self.state.image_size:
             return
         assert self.reopen is not None
+        self.processes.heartbeat.at("compiling", self.state.step)
         self.train_batches.close()
         self.train_batches = self.reopen(image_size)
         move(self.state, image_size, self.config.optim)
