@@ -156,12 +156,34 @@ def test_both_loaders_agree(ffcv_train, torch_train):
     assert difference[original].mean() <= 0.05  # in fact 0, where Pillow and FFCV have the same libjpeg-turbo inside
 
 
+def test_copies_are_cut_by_themselves_and_shared_by_processes(torch_data, torch_train):
+    """Repeated augmentation: keys tell the copies apart; processes and the first step change nothing."""
+    config = replace(torch_data, repeats=3, crop=CropConfig(interpolation="bicubic"))
+    whole = list(open_train(config, batch_size=BATCH, seed=SEED, workers=0).epoch(1))
+    count = torch_train.num_samples
+    seen = gather(iter(whole))
+    assert seen.steps == torch_train.steps_per_epoch
+    labels = torch.from_numpy(torch_train.decoder.loader.loader.dataset.source.labels)
+    assert torch.equal(seen.labels, labels[seen.indices % count])
+    first, second = (seen.images[seen.indices // count == copy] for copy in (0, 1))
+    assert not any(torch.equal(a, b) for a in first for b in second)
+    ranks = [
+        list(open_train(config, batch_size=BATCH, seed=SEED, rank=r, processes=2, workers=0).epoch(1, start=1))
+        for r in range(2)
+    ]
+    for step, batch in enumerate(whole[1:]):
+        parts = [batches[step] for batches in ranks]
+        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+        assert torch.equal(torch.cat([part.indices for part in parts]), batch.indices)
+        assert sum(part.digest for part in parts) % 2**64 == batch.digest
+
+
 @needs_ffcv
-@pytest.mark.parametrize("mode", ["raw"])
-def test_both_loaders_agree_to_the_bit_from_raw(data, torch_data, mode):
+@pytest.mark.parametrize(("mode", "repeats"), [("raw", 3)])
+def test_both_loaders_agree_to_the_bit_from_raw(data, torch_data, mode, repeats):
     pytest.importorskip("ffcv")
     write, crop = WriteConfig(mode=mode, max_size=200), CropConfig(scale=[0.02, 1.0], flip=0.3)
-    raw, same = (replace(config, write=write, crop=crop) for config in (data, torch_data))
+    raw, same = (replace(config, write=write, crop=crop, repeats=repeats) for config in (data, torch_data))
     write_split(raw, "train", workers=2)
     ours = open_train(raw, batch_size=BATCH, seed=SEED, processes=2, rank=1, workers=1)
     theirs = open_train(same, batch_size=BATCH, seed=SEED, processes=2, rank=1, workers=0)
@@ -344,6 +366,8 @@ def test_any_split_can_be_evaluated_from_the_originals(torch_data, torch_train):
         ({"loader": "tfrecord"}, BATCH, "ffcv or torch"),
         ({"crop": CropConfig(flip=2.0)}, BATCH, "data.crop.flip"),
         ({}, 13, "set a multiple"),
+        ({"repeats": 0}, BATCH, "data.repeats is 0"),
+        ({"repeats": 7}, BATCH, "half of the global batch of 12"),
         ({}, 2000, "lower the batch size"),
     ],
 )
@@ -371,7 +395,7 @@ def test_an_unreadable_image_is_named_without_a_traceback(torch_data, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda path: path.unlink(), r"does not exist.*python scripts/write_beton.py data=folder"),
+        (lambda path: path.unlink(), r"does not exist.*python scripts/prepare.py folder"),
         (lambda path: os.truncate(path, path.stat().st_size - 10), "cut short"),
         (lambda path: path.write_bytes(b"PK" * 5000), "not a .beton file"),
     ],

@@ -23,6 +23,7 @@ from data.order import (
     mix,
     process_shard,
     process_share,
+    repeat_samples,
 )
 
 MANY = 20_000
@@ -73,6 +74,33 @@ def test_processes_take_contiguous_blocks_of_every_batch(n, share, processes, st
     batch = share * processes
     blocks = [process_share(order, batch, rank, processes, start).reshape(-1, share) for rank in range(processes)]
     assert np.array_equal(np.concatenate(blocks, axis=1).reshape(-1), order[start * batch : n // batch * batch])
+
+
+@given(st.integers(1, 400), st.integers(1, 40), st.integers(1, 5))
+def test_every_image_of_an_epoch_comes_as_often_as_asked(n, batch, repeats):
+    order = epoch_order(n, 3, 4)
+    keys = repeat_samples(order, n, repeats, batch)
+    assert len(keys) == n // batch * batch  # as many steps as without
+    copies = [set() for _ in range(n)]
+    for key in keys.tolist():
+        copies[key % n].add(key // n)
+    complete, rest = divmod(len(keys), repeats)
+    assert [len(copies[i]) for i in order] == [repeats] * complete + [rest] * (rest > 0) + [0] * (
+        n - complete - (rest > 0)
+    )
+    assert all(seen == set(range(len(seen))) for seen in copies)
+
+
+@given(st.integers(1, 400), st.integers(2, 60), st.integers(2, 5))
+def test_copies_of_an_image_lie_far_apart(n, batch, repeats):
+    keys = repeat_samples(epoch_order(n, 3, 4), n, repeats, batch)
+    for image in np.unique(keys % n):
+        assert (np.diff(np.flatnonzero(keys % n == image)) >= batch // repeats).all()
+
+
+def test_one_repeat_is_none():
+    order = epoch_order(50, 0, 0)
+    assert np.array_equal(repeat_samples(order, 50, 1, 12), order[:48])
 
 
 @given(st.integers(0, 50), st.integers(1, 60))
