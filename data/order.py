@@ -102,6 +102,7 @@ def draw_crops(
     crops = np.zeros((len(key), 6), np.int32)
     crops[:, FLIP] = uniform(key, FLIP_DRAW) < crop.flip
     if crop.kind == "padded":
+        assert crop.size is not None, "loaders fill it in"
         crops[:, TOP] = _window(uniform(key, 2), heights, crop)
         crops[:, LEFT] = _window(uniform(key, 3), widths, crop)
         crops[:, [HEIGHT, WIDTH]] = crop.size

@@ -110,7 +110,7 @@ def _indices(data: DataConfig, split: str, labels: np.ndarray) -> np.ndarray:
     elif data.holdout and split in ("train", "val"):
         held = _share_of_each_class(data, HOLDOUT, data.holdout, labels)
         chosen = np.flatnonzero(held == (split == "val"))
-        _require_images(data, labels, chosen)
+        _require_images(data, labels, np.flatnonzero(~held))
     else:
         chosen = np.arange(len(labels))
     if split == "train" and data.fraction < 1:
@@ -139,9 +139,10 @@ def _share_of_each_class(
     return chosen
 
 
-def _require_images(data: DataConfig, labels: np.ndarray, chosen: np.ndarray) -> None:
-    """Raise DataError if a hold-out leaves a class without images on either side."""
-    lacking = np.flatnonzero((np.bincount(labels[chosen], minlength=labels.max() + 1) == 0) & (np.bincount(labels) > 0))
+def _require_images(data: DataConfig, labels: np.ndarray, rest: np.ndarray) -> None:
+    """Raise DataError if a hold-out, but for the images `rest`, takes all of a class."""
+    counts = np.bincount(labels)
+    lacking = np.flatnonzero((np.bincount(labels[rest], minlength=len(counts)) == 0) & (counts > 0))
     if len(lacking):
         raise DataError(
             f"data.holdout={data.holdout:g} leaves no training image of class {lacking[0]}; lower it, or add images."

@@ -48,7 +48,7 @@ def picture(label: int, i: int, sides: tuple[int, int] | None = None) -> Image.I
     """Image `i` of a class: a colour of the class, stripes and noise; 40 to 90 pixels a side, now and then grey."""
     rng = np.random.default_rng([label, i])
     width, height = sides or rng.integers(40, 91, 2).tolist()
-    colour = np.array([37 * label % 256, 91 * label % 256, 151 * label % 256])
+    colour = (label + 1) * np.array([37, 91, 151]) % 256
     stripes = 40 * (np.arange(width) // (4 + label % 5) % 2)[None, :, None]
     pixels = (colour + stripes + rng.integers(0, 60, (height, width, 3))).clip(0, 255).astype(np.uint8)
     return Image.fromarray(pixels).convert("L" if i % 5 == 3 else "RGB")

@@ -19,7 +19,7 @@ def published(root: Path) -> tuple[str, ...]:
 
 
 def open_split(root: Path, split: str) -> Source:
-    """The images of a published list; classes are the sorted folders of the breeds, which is the lists' numbering.
+    """The images of a published list; classes are the sorted folders of the breeds.
 
     Raises DataError if the archives are not unpacked.
     """
@@ -30,9 +30,10 @@ def open_split(root: Path, split: str) -> Source:
             f"{root} does not hold {IMAGES}/, train_list.mat and test_list.mat; unpack images.tar and lists.tar there "
             "(scripts/prepare.py dogs --download does)."
         )
-    lists = loadmat(path, squeeze_me=True)
-    labels = (int(label) - 1 for label in lists["labels"])
-    return FileSource(root / IMAGES, folder.list_classes(root / IMAGES), zip(labels, lists["file_list"], strict=True))
+    classes = folder.list_classes(root / IMAGES)
+    labels = {name: label for label, name in enumerate(classes)}
+    images = [str(name) for name in loadmat(path, squeeze_me=True)["file_list"]]
+    return FileSource(root / IMAGES, classes, ((labels[name.split("/")[0]], name) for name in images))
 
 
 def download(root: Path) -> None:

@@ -26,10 +26,9 @@ def open_pool(root: Path) -> Source:
     """Every image of the archive, also those in no list, whose class is told by their name."""
     pets = _opened(root, "train")
     labels = {_breed(path): label for path, label in zip(pets._images, pets._labels, strict=True)}
-    images = (root / FOLDER / "images").glob("*.jpg")
-    return FileSource(
-        root, pets.classes, ((labels[_breed(path)], path.relative_to(root).as_posix()) for path in images)
-    )
+    images = [path for path in (root / FOLDER / "images").glob("*.jpg") if _breed(path) in labels]
+    files = ((labels[_breed(path)], path.relative_to(root).as_posix()) for path in images)
+    return FileSource(root, pets.classes, files)
 
 
 def download(root: Path) -> None:
