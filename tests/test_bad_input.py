@@ -48,7 +48,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 SETTINGS = {
     "model=vit_b16_gap": r"model=vit_b16_gap is unknown: did you mean .*vit_b16_gab",
-    "data=imagnet": r"data=imagnet is unknown: did you mean imagenet\?",
+    "data=imagnet": r"data=imagnet is unknown: did you mean imagenet or imagenette",
     "augment=dei": r"augment=dei is unknown: did you mean .*deit",
     "experiment=digit": r"experiment=digit is unknown: did you mean digits\?",
     "experiment=gab/pet_s16": r"experiment=gab/pet_s16 is unknown: did you mean gab/pets_s16 or",

@@ -23,7 +23,7 @@ from data.info import inspect
 from data.readers import digits, folder, readers
 from data.readers import imagenet as imagenet_reader
 from data.readers.base import Source, UnreadableImage, decode
-from data.splits import open_source
+from data.splits import open_source, splits
 
 WNIDS = ["n01440764", "n01443537", "n02102040"]
 
@@ -72,7 +72,17 @@ def test_folder_takes_test_for_validation_and_looks_deeper(tmp_path: Path) -> No
     (tmp_path / "train/b/readme.txt").write_text("not an image")
     (tmp_path / "train/b/._1.jpg").write_bytes(b"left by a Mac")
     assert folder.open_split(tmp_path, "train").names == ["a/1.jpg", "b/1.png", "b/deep/er/2.JPG"]
-    assert folder.open_split(tmp_path, "val").names == ["a/1.jpg", "b/1.jpg"]
+    config = DataConfig(name="folder", root=str(tmp_path))
+    assert splits(config) == ("train", "val")
+    assert open_source(config, "val").names == ["a/1.jpg", "b/1.jpg"]
+    (tmp_path / "test").rename(tmp_path / "validation")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "1.jpg").write_bytes(b"of an unknown class")
+    assert splits(config) == ("train", "val")
+    (tmp_path / "validation").rename(tmp_path / "test" / "a")
+    assert splits(config) == ("train", "val")
+    (tmp_path / "val").mkdir()
+    assert splits(config) == ("train", "val", "test")
 
 
 @pytest.mark.parametrize(
