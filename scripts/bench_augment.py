@@ -105,12 +105,12 @@ def step_seconds(options: list[str]) -> float:
 def measure(name: str, given: argparse.Namespace) -> float:
     """Mean seconds per batch, the device's queue kept full."""
     device, batch = torch.device(given.device), given.batch_size
-    statistics = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-    augment = Augment(settings(name), seed=0, **statistics, device=device, compile=given.device == "cuda")
+    mean, std, compiled = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], given.device == "cuda"
+    augment = Augment(settings(name), seed=0, mean=mean, std=std, device=device, compile=compiled)
     if name in operations():
         op, taps = name.split()
         arg = ARGUMENTS.get(Op[op], 0.3)
-        alike = [torch.full((batch,), Op[op]), torch.full((batch,), arg).double(), torch.full((batch,), int(taps))]
+        alike = torch.full((batch,), Op[op]), torch.full((batch,), arg).double(), torch.full((batch,), int(taps))
         augment.layers = lambda keys, epoch: [Layer(*alike, augment.fill)]  # type: ignore[method-assign]
     images, labels = photographs(batch, given.image_size).to(device), torch.zeros(batch, dtype=torch.int64).to(device)
 

@@ -6,8 +6,10 @@ from gab.errors import UserError
 
 _CHOICES = {"interpolation": ("bilinear", "bicubic", "random"), "mix_mode": ("batch", "pair", "element")}
 _SHARES = ("erase_prob", "mix_prob", "switch_prob", "label_smoothing", "randaugment.prob")
-_AMOUNTS = ("mixup", "cutmix", "mix_epochs", "color_jitter", "rotation")
-_AMOUNTS += ("randaugment.layers", "randaugment.magnitude", "randaugment.magnitude_std", "randaugment.magnitude_max")
+_AMOUNTS = (
+    *("mixup", "cutmix", "mix_epochs", "color_jitter", "rotation"),
+    *("randaugment.layers", "randaugment.magnitude", "randaugment.magnitude_std", "randaugment.magnitude_max"),
+)
 
 
 def check(config: AugmentConfig) -> None:

@@ -30,22 +30,23 @@ def box(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weights of the box that blurs by a Gaussian of `sigma` (R,) pixels when applied three times, on the CPU.
 
     The box of fractional width of Gwosdek et al., "Theoretical foundations of Gaussian convolution by extended box
-    filtering" (SSVM 2011). Three float32 (R, 1, 1, 1): of a pixel, of its neighbours and of theirs; sigma at most 2.4.
+    filtering" (SSVM 2011). In Pillow's fixed point, of 2**-24: three int32 (R, 1, 1, 1), of a pixel, of its neighbours
+    and of theirs; sigma at most 2.4.
     """
     variance = sigma.double() ** 2 / 3  # of one box
     whole = (((12 * variance + 1).sqrt() - 1) / 2).floor()
     part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    inner = (2**24 / (2 * (whole + part).float() + 1)).floor().double()  # in Pillow's units, and its precision
+    inner = torch.tensor(2.0**24).div(2 * (whole + part).float() + 1).floor().double()  # in single precision, as there
     outer = ((2**24 - (2 * whole + 1) * inner) / 2).floor()
     weights = inner, torch.where(whole > 0, inner, outer), torch.where(whole > 0, outer, 0)
-    return tuple((weight / 2**24).float()[:, None, None, None] for weight in weights)  # type: ignore[return-value]
+    return tuple(weight.int()[:, None, None, None] for weight in weights)  # type: ignore[return-value]
 
 
 def blur(images: Tensor, middle: Tensor, near: Tensor, far: Tensor) -> Tensor:
     """Blur uint8 `images` (R, 3, S, S) by three boxes of `box` along rows, then three along columns."""
-    size, x = images.shape[-1], images.float()
+    size, x = images.shape[-1], images.int()
     place = torch.arange(-2, size + 2, device=images.device).clamp(0, size - 1)  # the rim goes on
     for dim in (3, 3, 3, 2, 2, 2):
         a, b, c, d, e = (x.index_select(dim, place).narrow(dim, start, size) for start in range(5))
-        x = (middle * c + near * (b + d) + far * (a + e) + 0.5).floor()
+        x = (middle * c + near * (b + d) + far * (a + e) + 2**23) >> 24 & 255  # below 2**32: the sign is a bit too
     return x.to(torch.uint8)

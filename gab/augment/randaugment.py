@@ -42,7 +42,7 @@ def draw(
     u = uniform(fold(streams, torch.arange(5)[:, None, None])).double()  # (5, layers, B)
     choice = _weighted(own, config.layers) if config.weighted else (len(OPERATIONS) * u[_CHOICE]).long()
     op = torch.tensor(OPERATIONS)[choice]
-    arg = arguments(op, magnitudes(u[_MAGNITUDE], config), torch.where(u[_SIGN] > 0.5, -1.0, 1.0), config.increasing)
+    arg = arguments(op, magnitudes(u[_MAGNITUDE], config), 1 - 2 * (u[_SIGN] > 0.5).double(), config.increasing)
     op = torch.where(u[_DONE] < config.prob, op, Op.KEEP)
     return [Layer(*columns, fill) for columns in zip(op, arg, taps(u[_TAPS], interpolation), strict=True)]
 

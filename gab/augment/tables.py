@@ -59,7 +59,7 @@ def auto_contrast(images: Tensor) -> Tensor:
     """Stretches every channel from its darkest and lightest level to 0 and 255."""
     low, high = images.flatten(2).aminmax(dim=2, keepdim=True)  # (R, 3, 1)
     low, high = low.double(), high.double()  # few numbers, and 255 must come out as 255 where Pillow's does
-    scale = 255 / (high - low).clamp(min=1)
+    scale = torch.full_like(high, 255).div((high - low).clamp(min=1))  # 255 / x would be 255 times 1 / x, rounded twice
     value = torch.arange(_LEVELS, device=images.device)
     return levels(torch.where(high > low, value * scale - low * scale, value))
 

@@ -1,14 +1,26 @@
+import numpy as np
+import pytest
 import torch
+from torchvision.transforms.functional import center_crop
 
 from gab.augment import Augment, normalize
-from gab.config import AugmentConfig
+from gab.augment.batch import centre
+from gab.augment.operations import Op
+from gab.config import AugmentConfig, RandAugmentConfig
+from tests.gab.augment.pillow import by_timm
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
 CPU = torch.device("cpu")
+RECIPES = {
+    "gab": {"randaugment": RandAugmentConfig(layers=2)},
+    "deit3": {"three_augment": True, "color_jitter": 0.3, "mix_mode": "pair", "erase_prob": 0.0},
+    "gab_finetune": {"rotation": 15.0, "color_jitter": 0.4, "mixup": 0.0, "cutmix": 0.0, "erase_prob": 0.0},
+    "all": {"randaugment": RandAugmentConfig(layers=3, weighted=True), "rotation": 9.0, "mix_mode": "element"},
+}
 
 
-def augment(**changes) -> Augment:
-    return Augment(AugmentConfig(mixing_group=4, **changes), seed=0, mean=MEAN, std=STD, device=CPU)
+def augment(cut: int | None = None, **changes) -> Augment:
+    return Augment(AugmentConfig(mixing_group=4, **changes), seed=0, mean=MEAN, std=STD, device=CPU, cut=cut)
 
 
 def batch(count: int = 24):
@@ -25,17 +37,21 @@ def test_normalize_as_torchvision() -> None:
     torch.testing.assert_close(normalize(images, torch.tensor(MEAN), torch.tensor(STD)), expected)
 
 
-def test_any_split_into_whole_groups_gives_the_same() -> None:
-    columns = batch()
-    whole, targets = augment()(*columns, epoch=1, step=7, first=0)
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_any_split_into_whole_groups_gives_the_same(recipe: str) -> None:
+    columns, chosen = batch(), augment(**RECIPES[recipe])
+    given = columns[0].clone()
+    whole, targets = chosen(*columns, epoch=1, step=7, first=0)
+    assert torch.equal(columns[0], given)  # the loader's images stay as they are
     parts = []
     for start, size in ((0, 8), (8, 4), (12, 12)):
         part = (column[start : start + size] for column in columns)
-        parts.append(augment()(*part, epoch=1, step=7, first=start))
+        parts.append(chosen(*part, epoch=1, step=7, first=start))
     torch.testing.assert_close(torch.cat([images for images, _ in parts]), whole, rtol=0, atol=0)
     for name in targets._fields:
         assert torch.equal(torch.cat([getattr(t, name) for _, t in parts]), getattr(targets, name))
-    assert torch.equal(targets.partners[:4], columns[1][[3, 2, 1, 0]])
+    if chosen.config.mixup > 0:
+        assert torch.equal(targets.partners[:4], columns[1][[3, 2, 1, 0]])
 
 
 def test_groups_are_numbered_in_the_global_batch() -> None:
@@ -52,3 +68,64 @@ def test_switched_off_only_normalises() -> None:
     assert torch.equal(x, normalize(images, off.mean, off.std))
     assert torch.equal(targets.labels, labels)
     assert (targets.lam == 1).all()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_layouts_of_memory_give_the_same(recipe: str) -> None:
+    images, labels, keys = batch()
+    chosen = augment(**RECIPES[recipe])
+    first = chosen(images, labels, keys, epoch=1, step=7, first=0)[0]
+    again = chosen(images.to(memory_format=torch.channels_last), labels, keys, epoch=1, step=7, first=0)[0]
+    assert torch.equal(first, again)
+
+
+def test_order_is_timms() -> None:
+    """Rotation with the crop, then the policy, then colour jitter."""
+    chosen = augment(rotation=9.0, randaugment=RandAugmentConfig(layers=2, prob=1.0), color_jitter=0.3)
+    layers = chosen.layers(torch.arange(99), epoch=0)
+    assert len(layers) == 6
+    assert (layers[0].op == Op.ROTATE).all()
+    assert layers[0].fill.tolist() == [0, 0, 0]
+    assert len(layers[1].op.unique()) == 15
+    assert layers[1].fill.tolist() == [128, 102, 76]  # the mean: 127.5, 102 and 76.5, rounded as Python does
+    assert set(layers[3].op.tolist()) == {Op.BRIGHTNESS, Op.CONTRAST, Op.COLOR}
+
+
+def test_a_sample_passes_its_layers_as_by_timm(photos) -> None:
+    """The whole chain against timm's functions in turn: nearly all values equal, in spite of rounding in between."""
+    images = photos(48)[:3].repeat(16, 1, 1, 1)
+    chosen = augment(randaugment=RandAugmentConfig(layers=3, prob=0.9), color_jitter=0.3)
+    layers = chosen.layers(torch.arange(len(images)), epoch=0)
+    ours = chosen._distort(images, layers)
+    for i, image in enumerate(images):
+        theirs = image
+        for layer in layers:
+            given = int(layer.op[i]), float(layer.arg[i]), int(layer.taps[i]), tuple(layer.fill.tolist())
+            if given[0] != Op.POSTERIZE or given[1] >= 1:
+                theirs = torch.from_numpy(by_timm(theirs, *given).astype(np.uint8)).permute(2, 0, 1)
+        difference = (ours[i].int() - theirs.int()).abs()
+        assert difference.float().mean() < 0.02, i
+
+
+def test_larger_images_are_cut_to_their_centre() -> None:
+    images, labels, keys = batch()
+    for size in (7, 12, 16):
+        assert torch.equal(centre(images, size), center_crop(images, [size, size]))
+    cut = augment(cut=12, mixup=0.0, cutmix=0.0, erase_prob=0.0)
+    x, _ = cut(images, labels, keys, epoch=0, step=0, first=0)
+    assert torch.equal(x, normalize(images, cut.mean, cut.std)[..., 2:14, 2:14])
+
+
+def test_mixing_ends() -> None:
+    columns, ending = batch(), augment(mix_epochs=3, erase_prob=0.0)
+    mixed, targets = ending(*columns, epoch=2, step=7, first=0)
+    assert not torch.equal(targets.partners, columns[1])
+    plain, targets = ending(*columns, epoch=3, step=7, first=0)
+    assert torch.equal(plain, normalize(columns[0], ending.mean, ending.std))
+    assert not torch.equal(mixed, plain)
+    assert (targets.lam == 1).all()
+    assert torch.equal(targets.partners, columns[1])
+
+
+def test_the_network_gets_no_history() -> None:
+    assert not augment(**RECIPES["gab"])(*batch(), epoch=0, step=0, first=0)[0].requires_grad

@@ -9,39 +9,62 @@ from gab.augment.erasing import draw_boxes, erase
 SETTINGS = {"seed": 0, "epoch": 2, "size": 32, "prob": 0.25}
 
 
+def erased(images: torch.Tensor, rows: torch.Tensor, boxes: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """In a copy."""
+    top, bottom, left, right = boxes.T
+    return erase(images.clone(), rows, boxes, keys, int(((bottom - top) * (right - left)).sum()))
+
+
 def test_a_sample_does_not_know_its_batch() -> None:
     indices = torch.randperm(5000)[:96]
     images = torch.zeros(96, 3, 32, 32)
-    whole = erase(images, *draw_boxes(indices, **SETTINGS))
+    whole = erased(images, *draw_boxes(indices, **SETTINGS))
     parts = [
-        erase(part, *draw_boxes(own, **SETTINGS))
+        erased(part, *draw_boxes(own, **SETTINGS))
         for part, own in zip(images.split([40, 8, 48]), indices.split([40, 8, 48]))
     ]
     assert torch.equal(whole, torch.cat(parts))
     assert (whole != 0).flatten(1).any(1).float().mean() > 0.1
     for change in ({"epoch": 3}, {"seed": 1}):
-        assert not torch.equal(whole, erase(images, *draw_boxes(indices, **{**SETTINGS, **change})))
+        assert not torch.equal(whole, erased(images, *draw_boxes(indices, **{**SETTINGS, **change})))
 
 
 def test_nothing_to_erase() -> None:
     images = torch.randn(4, 3, 8, 8)
-    assert erase(images, *draw_boxes(torch.arange(4), seed=0, epoch=0, size=8, prob=0.0)) is images
+    drawn = draw_boxes(torch.arange(4), seed=0, epoch=0, size=8, prob=0.0)
+    assert torch.equal(erased(images, *drawn), images)
 
 
-def test_only_the_box_is_noise_and_the_input_is_kept() -> None:
-    images = torch.full((3, 3, 16, 16), 7.0)
-    erased = erase(images, torch.tensor([1]), torch.tensor([[2, 9, 4, 16]]), torch.tensor([99]))
-    assert (images == 7).all()
-    changed = erased != 7
+def test_only_the_boxes_are_noise() -> None:
+    images = torch.full((4, 3, 16, 16), 7.0)
+    boxes = torch.tensor([[2, 9, 4, 16], [0, 1, 15, 16]])
+    changed = erased(images, torch.tensor([1, 3]), boxes, torch.tensor([99, 7])) != 7
     expected = torch.zeros_like(changed)
     expected[1, :, 2:9, 4:16] = True
+    expected[3, :, 0, 15] = True
     assert torch.equal(changed, expected)
+
+
+def test_noise_belongs_to_the_pixel() -> None:
+    """It does not depend on where the box begins, nor on other boxes."""
+    images, keys = torch.zeros(2, 3, 16, 16), torch.tensor([5, 6])
+    everywhere = erased(images, torch.arange(2), torch.tensor([[0, 16, 0, 16]] * 2), keys)
+    box = erased(images, torch.tensor([1]), torch.tensor([[2, 9, 4, 16]]), keys[1:])
+    assert torch.equal(box[1, :, 2:9, 4:16], everywhere[1, :, 2:9, 4:16])
+
+
+def test_compiles_in_one_piece() -> None:
+    drawn = draw_boxes(torch.arange(16), **SETTINGS)
+    pixels = int((drawn[1][:, 1::2] - drawn[1][:, ::2]).prod(1).sum())
+    torch.compiler.reset()
+    compiled = torch.compile(erase, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(torch.zeros(16, 3, 32, 32), *drawn, pixels), erased(torch.zeros(16, 3, 32, 32), *drawn))
 
 
 def test_noise_is_standard_normal() -> None:
     keys = torch.arange(6)
     box = torch.tensor([[0, 64, 0, 64]]).expand(6, 4)
-    noise = erase(torch.zeros(6, 3, 64, 64), torch.arange(6), box, keys)
+    noise = erased(torch.zeros(6, 3, 64, 64), torch.arange(6), box, keys)
     for sample in noise:
         assert stats.kstest(sample.flatten().numpy(), "norm").pvalue > 1e-3
     correlations = np.corrcoef(noise.flatten(0, 1).flatten(1).numpy())  # of all samples and channels

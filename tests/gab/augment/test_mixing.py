@@ -4,9 +4,10 @@ import torch
 from scipy import stats
 from timm.data.mixup import Mixup, cutmix_bbox_and_lam, mixup_target
 from timm.loss import SoftTargetCrossEntropy
+from torch.nn.functional import one_hot
 
 from gab.augment.batch import Targets, mixed_cross_entropy
-from gab.augment.mixing import Mixing, draw_mixing, mix_images
+from gab.augment.mixing import Mixing, draw_mixing, mirrored, mix_images, units
 
 BOTH = {"seed": 0, "step": 3, "size": 32, "mixup": 0.2, "cutmix": 1.0, "prob": 1.0, "switch_prob": 0.5}
 
@@ -34,11 +35,11 @@ def test_mixup_draws_from_beta(alpha: float) -> None:
 
 
 def test_cutmix_weighs_by_the_visible_area() -> None:
-    drawn = draw_mixing(torch.arange(2000), **{**BOTH, "mixup": 0.0})
+    drawn = draw_mixing(units(0, 2000, 2, "pair"), **{**BOTH, "mixup": 0.0})
     assert drawn.cut.all()
-    images = torch.cat([torch.ones(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)]).repeat(2000, 1, 1, 1)
+    images = torch.cat([torch.ones(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)]).repeat(1000, 1, 1, 1)
     shown = mix_images(images, drawn, group=2).mean(dim=(1, 2, 3))[::2]  # the share of the sample itself
-    torch.testing.assert_close(shown, drawn.lam)
+    torch.testing.assert_close(shown, drawn.lam[::2])
 
 
 def test_cutmix_boxes_as_timm_draws_them() -> None:
@@ -66,11 +67,44 @@ def test_shares_of_mixup_cutmix_and_nothing() -> None:
     assert (drawn.box[~drawn.cut] == 0).all()
 
 
+def test_who_shares_a_draw() -> None:
+    for group, mode, wanted in (
+        (4, "batch", [0, 0, 0, 0, 1, 1, 1, 1]),
+        (4, "pair", [0, 1, 1, 0, 4, 5, 5, 4]),
+        (4, "element", [0, 1, 2, 3, 4, 5, 6, 7]),
+    ):
+        assert units(0, 8, group, mode).tolist() == wanted
+        assert units(4, 4, group, mode).tolist() == wanted[4:]
+
+
+@pytest.mark.parametrize("mode", ["batch", "pair", "element"])
+def test_modes_as_timm(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images and targets of timm's Mixup on one group, given the same strengths and boxes."""
+    group, size = 8, 12
+    drawn = draw_mixing(units(16, group, group, mode), **{**BOTH, "size": size, "prob": 0.8, "step": 5})
+    images, labels = torch.randn(group, 3, size, size), torch.arange(group)
+    ours = mix_images(images, drawn, group)
+    timm = Mixup(0.2, 1.0, mode={"element": "elem"}.get(mode, mode), label_smoothing=0.1, num_classes=group)
+    count = {"batch": 1, "pair": group // 2, "element": group}[mode]
+    lam, cut = drawn.lam[:count].numpy(), drawn.cut[:count].numpy()
+    boxes = iter([(box, share) for box, share, is_cut in zip(drawn.box.tolist(), lam, cut) if is_cut and share != 1])
+    monkeypatch.setattr(timm, "_params_per_elem", lambda _: (lam.copy(), cut))
+    monkeypatch.setattr(timm, "_params_per_batch", lambda: (float(lam[0]), cut[0]))
+    monkeypatch.setattr("timm.data.mixup.cutmix_bbox_and_lam", lambda *_, **__: next(boxes))
+    theirs, targets = timm(images.clone(), labels)
+    torch.testing.assert_close(ours, theirs)
+    own, partner = (0.1 / group + 0.9 * one_hot(which, group) for which in (labels, mirrored(labels, group)))
+    share = drawn.lam[:, None]
+    torch.testing.assert_close(share * own + (1 - share) * partner, targets.float())
+    assert len(set(drawn.lam.tolist())) == count  # which the step was chosen for: no draw is left out or equal
+
+
 def test_images_mix_with_the_mirrored_group() -> None:
     images = torch.randn(8, 3, 6, 6)
     mixing = Mixing(
         torch.tensor([0.3, 30 / 36]), torch.tensor([[0, 0, 0, 0], [1, 4, 2, 4]]), torch.tensor([False, True])
     )
+    mixing = Mixing(*(column.repeat_interleave(4, 0) for column in mixing))
     mixed = mix_images(images, mixing, group=4)
     torch.testing.assert_close(mixed[1], 0.3 * images[1] + 0.7 * images[2])
     expected = images[4].clone()
