@@ -1,6 +1,7 @@
 """What no single section can know: the settings that must fit one another. Checked before anything is read or built."""
 
 from dataclasses import replace
+from inspect import signature
 
 import torch
 from omegaconf import DictConfig
@@ -168,7 +169,7 @@ def _sizes(config: Config) -> None:
     for epoch, size in sizes.items():
         if not 0 <= epoch < config.train.epochs or size < 1:
             raise UserError(
-                f"train.sizes={sizes}: give {{epoch: pixels}}, epochs from 0 to {config.train.epochs - 1} "
+                f"+train.sizes={sizes}: give {{epoch: pixels}}, epochs from 0 to {config.train.epochs - 1} "
                 "(train.epochs has their number)"
             )
     model = config.model
@@ -179,6 +180,10 @@ def _sizes(config: Config) -> None:
             network = build(model, image_size=size, num_classes=2, seed=0)
         if not hasattr(network, "set_input_size") and network.pretrained_cfg["fixed_input_size"]:  # type: ignore[index]
             raise UserError(f"{variant(model)} stays at the size that it is built for: set train.sizes={{}}")
+        if "window_size" in signature(getattr(network, "set_input_size", _sizes)).parameters:
+            raise UserError(
+                f"{variant(model)} has windows, whose size would change with the images': set train.sizes={{}}"
+            )
 
 
 def _batch(config: Config, processes: int) -> None:

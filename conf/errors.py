@@ -20,6 +20,7 @@ from gab.distributed import signals
 from gab.errors import INTERRUPTED, LOST_PROCESS, STOPPED, USER_ERROR, LostProcess, Stopped, UserError
 
 ROOT = Path(__file__).parent
+FREE = ("model.kwargs", "train.sizes")  # whose keys are the user's
 TRACEBACKS = "HYDRA_FULL_ERROR" in os.environ  # the user wants to see all
 
 
@@ -91,6 +92,8 @@ def _unknown(path: str) -> str:
     parent, _, name = path.rpartition(".")
     if parent == "model.kwargs":
         return f"{path} goes to timm as it is: write +{path}=VALUE, with a plus"
+    if parent == "train.sizes":
+        return "train.sizes takes epochs with their pixels, and a plus: write '+train.sizes={0:128,100:192}'"
     known = known_keys()
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
     settings = [k for k in known if k not in {other.rpartition(".")[0] for other in known}]  # not whole sections
@@ -140,7 +143,7 @@ def refuse_unknown(container: dict[str, Any]) -> None:
     def walk(node: Any, path: str) -> None:
         if path and path not in known:
             raise UserError(_unknown(path))
-        if isinstance(node, dict) and path != "model.kwargs":  # which goes to timm as it is
+        if isinstance(node, dict) and path not in FREE:
             for key, value in node.items():
                 walk(value, f"{path}.{key}" if path else key)
 

@@ -251,7 +251,7 @@ class TrainConfig:
     loss: str = "ce"  # ce | bce: every class for itself, a mixed image belongs to both of its classes (DeiT-III)
     sizes: dict[int, int] = field(
         default_factory=dict
-    )  # {epoch: pixels}: from that epoch on, in place of data.image_size
+    )  # {epoch: pixels}: from that epoch on, in place of data.image_size; +train.sizes={0:128,100:192}
     test: str = "last"  # weights that the data set's test images are shown to at the end: last | best (on validation)
     precision: str = "auto"  # bf16 | fp32 | auto: bf16 on CUDA, fp32 on CPU
     ema_decay: float | None = 0.99996

@@ -22,8 +22,9 @@ from gab.errors import UserError  # noqa: E402
 from gab.tracking.record import read  # noqa: E402
 from gab.training.run_folder import essential  # noqa: E402
 
-SCORES = ("top1", "top1_ema", "mean_per_class", "mean_per_class_ema")
-SCORES += tuple(f"test_{name}" for name in SCORES)
+SCORES = [
+    split + name for split in ("", "test_") for name in ("top1", "top1_ema", "mean_per_class", "mean_per_class_ema")
+]
 
 
 @dataclass(frozen=True)

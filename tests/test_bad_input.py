@@ -57,6 +57,7 @@ SETTINGS = {
     "+model.dropout=0.1": r"model\.dropout is not a setting",
     "+extra=1": r"extra is not a setting",
     "model=swin_s": r"model\.depth is not a setting of this network: model\.network vit, .* have it",
+    "train.sizes={0:16}": r"write '\+train\.sizes=\{0:128,100:192\}'",
     "train.epochs=many": r"train\.epochs=many is of the wrong type: give a whole number",
     "train.batch_size=1.5": r"train\.batch_size=1\.5 is of the wrong type: give a whole number",
     "optim.lr=fast": r"optim\.lr=fast is of the wrong type: give a number",

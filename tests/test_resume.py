@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 import data
@@ -178,6 +179,28 @@ def test_statistics_of_batchnorm_go_on_bit_for_bit(tiny_run: Run, tmp_path: Path
     whole = tiny_run(tmp_path / "whole", *how)
     assert "BatchNorm: statistics per process, over 16 images each" in capfd.readouterr().err
     assert_same_run(go_on_from(whole, "step_00000010.pt", tiny_run, tmp_path / "again", *how), whole)
+
+
+TWO_HEADS = ("model.class_token=true", "model.pool=token", "model.distillation_token=true")
+OPTIONS = {  # each with the step that it goes on from
+    "sgd": (10, ("optim.name=sgd", "optim.lr_per=epoch", "optim.cosine_from=start")),
+    "lamb": (4, ("optim.name=lamb", "optim.clip_grad=1.0", "train.loss=bce", "augment.label_smoothing=0")),
+    "layer_decay": (2, ("optim.layer_decay=0.7", "model.gaussian.frozen=true", "model.rel_pos_start=gaussian")),
+    "teacher": (4, (*TWO_HEADS, "distillation.teacher=test_resnet", "distillation.weights=TEACHER")),
+    "sizes before": (6, ("+train.sizes={0:16,1:32}", "model.rel_pos=table")),
+    "sizes between": (7, ("+train.sizes={0:16,1:32}", "model.position=learnable")),
+    "sizes after": (10, ("+train.sizes={0:16,1:24}", "model.rel_pos=table", "optim.name=lamb")),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_goes_on_bit_for_bit(name: str, tiny_run: Run, tmp_path: Path) -> None:
+    step, options = OPTIONS[name]
+    torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), tmp_path / "teacher.pth")
+    options = tuple(option.replace("TEACHER", str(tmp_path / "teacher.pth")) for option in options)
+    how = (*RUN, "checkpoint.keep=99", "train.ema_decay=0.9", *options)
+    whole = tiny_run(tmp_path / "whole", *how)
+    assert_same_run(go_on_from(whole, f"step_{step:08d}.pt", tiny_run, tmp_path / "again", *how), whole)
 
 
 @pytest.mark.gpu

@@ -95,8 +95,9 @@ class RelPosMlp(ScoreBias, name="mlp"):
             rows = torch.cat((F.pad(hidden, (0, 1), value=1.0), F.pad(noise, (0, 1))))
             targets = torch.cat((wanted, wanted.new_zeros(len(noise), 1)))
             solution = torch.linalg.lstsq(rows, targets, driver="gelsd").solution.flatten()
-        self.mlp.fc2.weight.copy_(solution[:-1])  # the same for every head
-        self.mlp.fc2.bias.copy_(solution[-1:])
+        last: nn.Linear = self.mlp.fc2  # type: ignore[assignment]
+        last.weight.copy_(solution[:-1])  # the same for every head
+        last.bias.copy_(solution[-1:])
 
     @torch.no_grad()
     def gaussian_error(self) -> float | None:

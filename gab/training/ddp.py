@@ -29,7 +29,7 @@ def distributed(
     before = [buffer.clone() for buffer in model.buffers()]
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         output = network(torch.zeros(count, 3, image_size, image_size, device=device))
-    sum(logits.float().sum() for logits in (output if isinstance(output, tuple) else (output,))).backward()  # type: ignore[union-attr]
+    sum(logits.float().sum() for logits in (output if isinstance(output, tuple) else (output,))).backward()
     model.zero_grad(set_to_none=True)
     for buffer, value in zip(model.buffers(), before, strict=True):  # such as BatchNorm's statistics
         buffer.copy_(value)

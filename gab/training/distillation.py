@@ -35,7 +35,7 @@ class Teacher:
     ):
         self.config, self.network, self.bf16 = config, network.eval().requires_grad_(False), bf16
         device = next(network.parameters()).device
-        cfg = network.pretrained_cfg
+        cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
         given = [torch.tensor(v, device=device).view(-1, 1, 1) for v in (mean, std)]
         own = [torch.tensor(v, device=device).view(-1, 1, 1) for v in (cfg["mean"], cfg["std"])]
         self.same = all(torch.equal(a, b) for a, b in zip(given, own, strict=True))

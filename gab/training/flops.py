@@ -12,10 +12,14 @@ _PEAK = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "B200": 2250e12, "
 
 
 def macs(model: nn.Module, image_size: int) -> int:
-    """Multiply-accumulates of one image's forward pass: matrix products and convolutions, attention included."""
-    copied = copy.deepcopy(model).cpu().eval()
+    """Multiply-accumulates of one image's forward pass: matrix products and convolutions, attention included.
+
+    A network on the meta device, which has no weights, is counted there.
+    """
+    device = "meta" if next(model.parameters()).is_meta else "cpu"
+    copied = copy.deepcopy(model).to(device).eval().requires_grad_(False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        copied(torch.zeros(1, 3, image_size, image_size))
+        copied(torch.zeros(1, 3, image_size, image_size, device=device))
     return counter.get_total_flops() // 2
 
 

@@ -8,14 +8,15 @@ that an arm with the Gaussian and one without get the same weights in all that t
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 from torch import nn
 
-from gab.config import InitConfig, ModelConfig, TimmConfig
+from gab.config import InitConfig, ModelConfig, SwinConfig, SwinV2Config, TimmConfig
 from gab.errors import UserError
 from gab.models.build import build
 from gab.models.convert import convert, listed
@@ -71,15 +72,31 @@ def start_from(
     network = build(model, image_size=image_size, num_classes=len(classes), seed=seed)
     source = read_source(init, model)
     size = source.image_size or image_size
-    carrier = build(model, image_size=size, num_classes=len(classes), seed=seed)
+    carrier = build(_windowed(model, source.weights), image_size=size, num_classes=len(classes), seed=seed)
     fit = _fit(source, carrier, init.fresh, classes)
     carrier.load_state_dict({name: source.weights[name] for name in fit.taken}, strict=False)
-    grid = resize(carrier, size, image_size)
+    grid = _move(carrier, model, size, image_size)
     moved = carrier.state_dict()
     network.load_state_dict({name: moved[name] for name in fit.taken}, strict=False)
     digest = content_digest(source.weights)
     way = f"moved from {size} to {image_size} px" if grid else ""
     return network, Start(digest, _account(init, digest, fit, way))
+
+
+def _windowed(model: ModelConfig, weights: Weights) -> ModelConfig:
+    """`model` with the windows that the tables of a Swin transformer are made for."""
+    table = weights.get("layers.0.blocks.0.attn.relative_position_bias_table")  # (2 side - 1)² rows
+    if table is None or not isinstance(model, SwinConfig):
+        return model
+    return replace(model, window_size=(isqrt(len(table)) + 1) // 2)
+
+
+def _move(network: nn.Module, model: ModelConfig, old: int, new: int) -> bool:
+    """To images of `new` pixels, and to the windows of `model`; whether the images' size changes anything."""
+    if isinstance(model, SwinConfig | SwinV2Config):
+        network.set_input_size(new, window_size=model.window_size)  # type: ignore[operator]
+        return old != new
+    return resize(network, old, new)
 
 
 # -- where the weights are --------------------------------------------------------------------------------------------
@@ -115,8 +132,9 @@ def _official(content: Any, model: ModelConfig) -> Source:
         return Source(found.weights, found.options.get("img_size"))
     options = {key: value for key, value in arguments(model).items() if key not in SHOWN}
     found = convert(content, generic_name(model), **options)
-    usual = timm.get_pretrained_cfg(generic_name(model)).input_size[-1]  # what shows no size is independent of it
-    return Source(found.weights, found.options.get("img_size", usual))
+    usual = timm.get_pretrained_cfg(generic_name(model), allow_unregistered=False)
+    assert usual is not None
+    return Source(found.weights, found.options.get("img_size", usual.input_size[-1]))  # or they show none
 
 
 # -- what of them is taken --------------------------------------------------------------------------------------------

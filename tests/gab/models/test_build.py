@@ -60,6 +60,8 @@ def test_our_networks_start_alike_by_both_names(relpos):
         (replace(GAB_RELPOS, gab=False, base="vit_s16", rel_pos="bias"), "vit_s16_bias"),
         (replace(GAB_RELPOS, gab=False, base="vit_s16", rel_pos="none", position="learnable"), "vit_s16_norpe"),
         (ViTAEConfig(base="vitae_t", class_token=True, position="sincos_1d"), "vitae_t_sincos_1d_class_token"),
+        (replace(GAB_RELPOS, base="vit_s16", gaussian=GaussianConfig(frozen=True)), "vit_s16_gab_frozen"),
+        (replace(GAB_RELPOS, base="vit_s16", gab=False, rel_pos_start="gaussian"), "vit_s16_rel_gaussian"),
         (ViTConfig(base="deit", life=True, qkv_norm=True), "deit_life_qkv_norm"),
         (ViTConfig(base="deit", life=True, aux_key="per_scale"), "deit_life_per_scale"),
         (replace(GAB_RELPOS, gab=False, base="vit", life=True, aux_key="per_scale"), "vit_life"),

@@ -207,3 +207,11 @@ def test_class_biases_that_cannot_be():
         make(class_bias="mean", prefix=1)
     with pytest.raises(UserError, match=r"class_bias=learned needs a class token"):
         make(class_bias="learned")
+
+
+def test_frozen_it_has_no_gradient_and_still_moves_with_the_grid():
+    gaussian = make((4, 4), frozen=True, class_bias="learned", prefix=1)
+    assert {name for name, p in gaussian.named_parameters() if p.requires_grad} == {"class_bias"}
+    assert torch.equal(gaussian(), make((4, 4), class_bias="learned", prefix=1)())
+    gaussian.set_grid((8, 8))
+    assert (gaussian.sigma.item(), gaussian.sigma.requires_grad) == (10.0, False)

@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import timm.layers
 import torch
 
 from gab.config import GaussianConfig
+from gab.errors import UserError
 from gab.models.gaussian import Gaussian
 from gab.models.relative import (
     NormedRelPosTable,
@@ -12,6 +14,7 @@ from gab.models.relative import (
     RelPosMlp,
     RelPosTable,
     log_offsets,
+    start_errors,
 )
 from gab.models.vit import VisionTransformer
 
@@ -116,3 +119,48 @@ def test_tables_start_at_zero_or_from_a_truncated_normal(deit):
         table = model.blocks[0].attn.rel_pos.relative_position_bias_table
         assert table.std().item() == pytest.approx(start, rel=0.1)
         assert "blocks.0.attn.rel_pos.relative_position_bias_table" in model.no_weight_decay()
+
+
+@pytest.mark.parametrize("scheme", ["pytorch", "trunc_normal"])
+@pytest.mark.parametrize("kind", ["table", "bias"])
+@pytest.mark.parametrize("class_token", [True, False])
+def test_a_table_starts_as_the_gaussian_exactly(kind, scheme, class_token, relpos):
+    config = relpos(rel_pos=kind, rel_pos_start="gaussian", gab=True, init=scheme, class_token=class_token)
+    for block in VisionTransformer(config, 48, seed=0).blocks:
+        assert torch.equal(block.attn.rel_pos(), block.attn.gaussian().expand(-1, 3, -1, -1))
+
+
+@pytest.mark.parametrize("scheme", ["pytorch", "trunc_normal"])
+def test_the_mlp_starts_near_the_gaussian(scheme, relpos):
+    """To what its last layer can do, with and without the Gaussian beside it, and not drowned by its own dropout."""
+    config = relpos(rel_pos_start="gaussian", gaussian=GaussianConfig(sigma="auto"), init=scheme)
+    own, beside, other = (
+        VisionTransformer(replace(config, gab=gab), 112, seed=seed).blocks[1].attn
+        for gab, seed in ((False, 0), (True, 0), (False, 1))
+    )
+    assert torch.equal(own.rel_pos.mlp.fc2.weight, beside.rel_pos.mlp.fc2.weight)
+    assert not torch.equal(own.rel_pos.mlp.fc2.weight, other.rel_pos.mlp.fc2.weight)
+    wanted, error = beside.gaussian(), own.rel_pos.gaussian_error()
+    assert 0.1 < error < 0.4
+    assert start_errors(own) == [error]
+    found = own.rel_pos.eval()()
+    assert (found - wanted).abs().max() < 1.2 < wanted.max() / 3
+    drawn = torch.stack([own.rel_pos.train()() for _ in range(50)])
+    assert drawn.std(0).mean() < 0.4
+
+
+def test_only_what_was_asked_for_has_an_error(relpos):
+    assert start_errors(VisionTransformer(relpos(), 32, seed=0)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rel_pos": "none", "position": "learnable"}, r"rel_pos_start=gaussian needs a relative bias"),
+        ({"rel_pos": "table_norm"}, r"rel_pos_start=gaussian is for model\.rel_pos=mlp, bias or table"),
+        ({"rel_pos_start": "bell"}, r"model\.rel_pos_start is 'bell'; choose one of default, gaussian"),
+    ],
+)
+def test_starts_that_cannot_be(changes, message, relpos):
+    with pytest.raises(UserError, match=message):
+        VisionTransformer(relpos(**{"rel_pos_start": "gaussian", **changes}), 32)

@@ -1,5 +1,6 @@
 import pytest
 import timm
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from gab.config import OptimConfig, SwinConfig, ViTConfig
@@ -75,3 +76,32 @@ def test_the_released_groups_of_a_foreign_network() -> None:
     foreign = timm.create_model("resnet10t", num_classes=4)
     with pytest.raises(UserError, match=r"optim\.decay=released is for this project's networks"):
         parameter_groups(foreign, OptimConfig(decay="released"))
+
+
+def test_all_but_the_gaussian_decays() -> None:
+    """As in the GAB authors' fine-tuning, which selects A and sigma by name."""
+    model = build(CONFIGS["vit"], image_size=32, num_classes=4, seed=0)
+    groups = parameter_groups(model, OptimConfig(decay="all", weight_decay=5e-4))
+    assert {group["name"]: group["weight_decay"] for group in groups} == {"decayed": 5e-4, "gaussian": 0.0}
+    assert {"blocks.0.norm1.weight", "blocks.0.attn.qkv.bias", "cls_token"} < names(model, groups[0])
+
+
+def test_rates_fall_by_timms_layers(model: nn.Module) -> None:
+    groups = parameter_groups(model, OptimConfig(layer_decay=0.5, gaussian_lr_scale=10.0))
+    ours = {name: group["lr_scale"] for group in groups for name in names(model, group)}
+    theirs = {
+        name: group["lr_scale"]
+        for group in param_groups_layer_decay(model, layer_decay=0.5)
+        for name in names(model, group)
+    }
+    assert ours == {name: scale * (10 if ".gaussian." in name else 1) for name, scale in theirs.items()}
+    last = max(scale for name, scale in ours.items() if ".gaussian." not in name)
+    assert {scale for name, scale in ours.items() if name.startswith("head.")} == {last} == {1.0}
+    assert ours["patch_embed.proj.weight"] == min(ours.values()) < 0.5
+    assert len({group["name"] for group in groups}) == len(groups)
+    assert {group["weight_decay"] for group in groups if group["name"].startswith("gaussian")} == {0.0}
+    decays = {name: group["weight_decay"] for group in groups for name in names(model, group)}
+    flat = {
+        name: group["weight_decay"] for group in parameter_groups(model, OptimConfig()) for name in names(model, group)
+    }
+    assert decays == flat

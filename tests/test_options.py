@@ -1,0 +1,201 @@
+"""Fine-tuning and other ways to train, as a user asks for them on the command line."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+import eval as evaluation
+import train
+from conf.checks import check, fill_in
+from conf.schema import typed
+from gab.errors import UserError
+from scripts.export import export
+
+Run = Callable[..., Path]
+SHORT = ("train.max_steps=3", "run.eval_batch=100", "train.eval_images=100")
+TWO_HEADS = ("model.class_token=true", "model.pool=token", "model.distillation_token=true")
+
+
+@pytest.fixture(autouse=True)
+def figures_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.figures, "draw", lambda *_: [])
+
+
+@pytest.fixture(scope="module")
+def first(tiny_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that others begin from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.figures, "draw", lambda *_: [])
+        return tiny_run(tmp_path_factory.mktemp("first"), *SHORT)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), path)
+    return path
+
+
+def load(run: Path, name: str = "last") -> dict:
+    return torch.load(run / "checkpoints" / f"{name}.pt", weights_only=True)
+
+
+# -- where the weights begin ------------------------------------------------------------------------------------------
+
+
+def test_two_arms_begin_alike(first: Path, tiny_run: Run, rows, tmp_path: Path, capsys) -> None:
+    source = f"init.source={first}/checkpoints/last.pt"
+    starts = []
+    for gab in ("true", "false"):
+        how = (*SHORT, source, "init.fresh=[rel_pos]", f"model.gab={gab}", "train.epochs=1")
+        run = tiny_run(tmp_path / gab, *how)
+        starts += rows(run, "start")
+    with_gab, without = starts
+    assert without["weights"].items() < with_gab["weights"].items()
+    assert without["origins"] == with_gab["origins"] == load(run)["origins"]
+    assert "anew rel_pos (8 tensors), gaussian (4 tensors)" in with_gab["init"]
+    assert without["init"] in capsys.readouterr().err
+
+
+def test_other_weights_under_the_same_name_are_refused(first: Path, tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
+    source = tmp_path / "source.pt"
+    shutil.copy(first / "checkpoints" / "last.pt", source)
+    how = (*SHORT, f"init.source={source}")
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Trainer, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tiny_run(tmp_path, *how)
+    content = load(first)
+    content["model"]["norm.bias" if "norm.bias" in content["model"] else "fc_norm.bias"] += 1
+    torch.save(content, source)
+    with pytest.raises(
+        UserError, match=r"weights that it began with .* \(fingerprints init: \w+ -> \w+\): put the old"
+    ):
+        tiny_run(tmp_path, *how)
+    shutil.copy(first / "checkpoints" / "last.pt", source)
+    assert load(tiny_run(tmp_path, *how))["epochs"] == 2
+
+
+# -- a teacher --------------------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_is_no_part_of_the_checkpoint(teacher: Path, tiny_run: Run, rows, tmp_path: Path, capsys) -> None:
+    how = (*SHORT, *TWO_HEADS, "train.epochs=1")
+    taught = tiny_run(tmp_path / "taught", *how, "distillation.teacher=test_resnet", f"distillation.weights={teacher}")
+    assert "teacher:    test_resnet, weights" in capsys.readouterr().err
+    alone = tiny_run(tmp_path / "alone", *how)
+    content = load(taught)
+    assert content["model"].keys() == load(alone)["model"].keys()
+    assert content["origins"].keys() == {"teacher"}
+    assert rows(taught, "train")[0]["loss"] != rows(alone, "train")[0]["loss"]
+    [found] = rows(taught, "eval")
+    assert 0 <= found["top1"] <= 100
+
+
+def test_a_teacher_of_other_classes_is_refused_before_anything_is_written(tiny_run: Run, tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "teacher.pth")
+    with pytest.raises(UserError, match="tells 7 classes apart, the data set has 10"):
+        tiny_run(
+            tmp_path, *SHORT, *TWO_HEADS, "distillation.teacher=test_resnet",
+            f"distillation.weights={tmp_path}/teacher.pth",
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def test_images_grow(tiny_run: Run, rows, config, tmp_path: Path, capsys) -> None:
+    """Evaluated at the size of the data set all along, also by eval.py and from a checkpoint of the first phase."""
+    sizes = ("+train.sizes={0:16,1:24}", "model.position=learnable", "model.gab=true", "checkpoint.keep=9")
+    run = tiny_run(tmp_path, *SHORT, *sizes, "model.gaussian.frozen=true")
+    early, late = load(run, "step_00000003"), load(run)
+    assert (early["image_size"], late["image_size"]) == (16, 24)
+    assert early["model"]["pos_embed"].shape[1] == 4
+    assert late["model"]["pos_embed"].shape[1] == 9
+    sigma = [row["sigma"][0] for row in rows(run, "train")]
+    assert sigma[3:] == pytest.approx([1.5 * sigma[0]] * 3)  # patches, with the grid
+    measured = {row["epoch"]: row["top1"] for row in rows(run, "eval")}
+    for name, epoch in (("step_00000003", 1), ("last", 2)):
+        checkpoint = f"checkpoint={run}/checkpoints/{name}.pt"
+        settings = (checkpoint, "eval.weights=raw", f"eval.out={tmp_path / name}", "run.device=cpu", "run.workers=1")
+        evaluation.run(config(*settings, name="eval"))
+        assert (tmp_path / name).is_dir()
+    assert set(measured) == {1, 2}
+    export(run, "raw", tmp_path / "export", folded=False, onnx=False)
+    model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
+    assert model.pos_embed.shape[1] == 16  # at 32 px
+
+
+# -- test images ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+def test_test_images_are_shown_once(which: str, tiny_run: Run, rows, tmp_path: Path, capsys) -> None:
+    run = tiny_run(tmp_path, *SHORT, "data.holdout=0.2", f"train.test={which}")
+    [tested], [end] = rows(run, "test"), rows(run, "end")
+    assert rows(run)[-1] is not tested
+    assert (tested["weights"], tested["images"]) == (which, 360)
+    assert end["test_top1"] == tested["top1"]
+    assert ("test_top1_ema" in end) == (which == "last")
+    assert f"test images: top-1 {tested['top1']:.2f} %" in capsys.readouterr().out
+    expected = load(run, which)["model"]
+    model = train.network(typed(accepted_config(run)), 10, 32)
+    model.load_state_dict(expected)
+
+
+def accepted_config(run: Path):
+    from omegaconf import OmegaConf
+
+    from conf.schema import Config
+
+    return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(run / "config.yaml"))
+
+
+def test_without_test_images_nothing_is_said(first: Path, rows) -> None:
+    assert not rows(first, "test")
+    assert "test_top1" not in rows(first, "end")[0]
+
+
+# -- what cannot be ---------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "optim.name=adam": r"optim\.name=adam is unknown: choose one of adamw, sgd, lamb",
+    "optim.lr_per=image": r"optim\.lr_per=image is unknown",
+    "optim.cosine_from=end": r"optim\.cosine_from=end is unknown",
+    "optim.layer_decay=0": r"optim\.layer_decay=0: give a number above 0",
+    "optim.name=lamb train.skip_non_finite=3": r"only optim\.name=adamw can leave steps out",
+    "train.loss=mse": r"train\.loss=mse is unknown",
+    "train.loss=bce": r"takes no label smoothing: set augment\.label_smoothing=0",
+    "train.test=first": r"train\.test=first is unknown",
+    "init.fresh=[neck] init.source=x": r"init\.fresh=neck is unknown: choose one of head, rel_pos, position, gaussian",
+    "init.fresh=[head]": "without a source",
+    "init.source=x init.weights=mean": r"init\.weights=mean is unknown",
+    "init.source=x model.rel_pos_start=gaussian": r"would be lost .* set init\.fresh=\[rel_pos\]",
+    "model=timm model.name=resnet18 model.pretrained=true init.source=x": "both give weights",
+    "distillation.teacher=resnet18": r"needs a network with a distillation token",
+    "distillation.weights=x": "without distillation.teacher",
+    "distillation.kind=firm": r"distillation\.kind=firm is unknown: choose one of hard, soft",
+    "distillation.alpha=2": r"distillation\.alpha=2: give a share",
+    "distillation.temperature=0": r"temperature=0: give a positive number",
+    "+train.sizes={0:30}": r"Images of 30 x 30 do not divide into patches",
+    "+train.sizes={99:32}": r"give \{epoch: pixels\}, epochs from 0 to 29",
+    "+train.sizes={0:0}": r"give \{epoch: pixels\}",
+    "+train.sizes={0:16} data.crop.size=40": r"set data\.crop\.size=null",
+    "model=swin_t +train.sizes={0:192}": "has windows, whose size would change with the images'",
+    "model=timm model.name=levit_128s +train.sizes={0:192}": "stays at the size that it is built for",
+}
+
+
+@pytest.mark.parametrize("settings", REFUSED)
+def test_what_cannot_be_is_refused(settings: str, config) -> None:
+    base = () if "model=" in settings else ("experiment=digits", "augment=gab")
+    cfg = config("data=digits", *base, *settings.split())
+    fill_in(cfg, "cpu")
+    with pytest.raises(UserError, match=REFUSED[settings]):
+        check(typed(cfg), 1)
