@@ -53,8 +53,8 @@ def download(data: DataConfig) -> None:
     with _opened(data) as (reader, root):
         if not hasattr(reader, "download"):
             raise DataError(
-                f"data={data.name} cannot be downloaded without its owners' consent or is your own: put it into "
-                f"{root} as the first lines of conf/data/{data.name}.yaml say, and leave --download out."
+                f"No command can fetch data={data.name}: put its files into {root} as the first lines of "
+                f"conf/data/{data.name}.yaml say, and leave --download out."
             )
         root.mkdir(parents=True, exist_ok=True)
         try:

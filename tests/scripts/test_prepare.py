@@ -40,7 +40,7 @@ def test_both_splits_are_written_and_told(tmp_path: Path, capsys: pytest.Capture
         (["digits", "--workers", "0"], "give at least 1"),
         (["digits", "+data.write.qualty=80"], "data.write.qualty is not a setting"),
         (["digits", "--split", "test"], "no split 'test'; choose train or val, or make one by data.holdout=0.1"),
-        (["imagenet", "--download"], "put it into"),
+        (["imagenet", "--download"], "No command can fetch data=imagenet: put its files into"),
     ],
 )
 def test_mistakes_end_in_a_sentence(
