@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gab.config import GaussianConfig
 from gab.errors import UserError
+from gab.models.precision import no_autocast
 
 Grid = tuple[int, int]
 
@@ -98,7 +99,7 @@ class Gaussian(nn.Module):
 
     def forward(self) -> Tensor:
         """The bias, (1, 1 or H, N, N) with N = prefix tokens + patches."""
-        with torch.autocast(self.sigma.device.type, enabled=False):
+        with no_autocast(self.sigma.device):
             dtype = torch.promote_types(self.sigma.dtype, torch.float32)
             amplitude, sigma = (p.to(dtype).view(-1, 1, 1) for p in (self.amplitude, self.sigma))
             bias = bell(amplitude, sigma, self.sq_distance)  # (1 or H, P, P)

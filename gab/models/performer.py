@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gab.errors import UserError
+from gab.models.precision import no_autocast
 
 DROPOUT = 0.1  # in training always, whatever the network's own rates say: as in both released codes
 EPS = 1e-8  # keeps the division finite
@@ -22,7 +23,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
 
     In float32 at least, whatever autocast says: the exponentials leave the range of half precision.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with no_autocast(q.device):
         dtype = torch.promote_types(q.dtype, torch.float32)
         queries, keys = (random_features(u.to(dtype), w.to(dtype)) for u in (q, k))  # (B, N, m)
         summed = keys.transpose(1, 2) @ v.to(dtype)  # (B, m, t)

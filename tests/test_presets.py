@@ -1,0 +1,229 @@
+"""The presets of conf/experiment: their comments hold, each has its paper's network, is accepted and trains."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import train
+from conf.checks import check
+from gab.models import build
+from gab.training import init_from
+from scripts import presets
+
+PRESETS = presets.names()
+
+# Parameters as published or measured in the official code (methods sheets): count, classes; of a variant, and with the
+# size of its images where another one is in use.
+COUNTS = {
+    "vit_s16": (21_983_920, 1000),
+    "vit_s16_gab": (21_983_944, 1000),
+    "vit_s16_gab_per_head": (21_984_064, 1000),
+    "vit_m16": (38_747_208, 1000),
+    "vit_m16_gab": (38_747_232, 1000),
+    "vit_b16": (86_429_560, 1000),
+    "vit_b16_gab": (86_429_584, 1000),
+    "deit_t16": (5_717_416, 1000),
+    "deit_t16_lape": (5_722_024, 1000),
+    "deit_t16_lape_sharing": (5_722_024, 1000),
+    "deit_t16_shared": (5_717_416, 1000),
+    "deit_t16_unshared": (6_133_480, 1000),
+    "deit_t16_sincos_1d": (5_717_416, 1000),
+    "deit_t16_sincos_2d": (5_717_416, 1000),
+    "deit_t16_lape_sincos_1d": (5_722_024, 1000),
+    "deit_t16_lape_sincos_2d": (5_722_024, 1000),
+    "deit_t16_table": (5_705_836, 1000),
+    "deit_t16_life": (5_791_144, 1000),
+    "deit_t16_distilled": (5_910_800, 1000),
+    "deit_t16_distilled_lape": (5_915_408, 1000),
+    "deit_s16": (22_050_664, 1000),
+    "deit_s16_lape": (22_059_880, 1000),
+    "deit_s16_life": (22_198_120, 1000),
+    "deit_s16_distilled": (22_436_432, 1000),
+    "deit_s16_distilled_lape": (22_445_648, 1000),
+    "deit_b16": (86_567_656, 1000),
+    "deit_b16_lape": (86_586_088, 1000),
+    "deit_b16_distilled": (87_338_192, 1000),
+    "deit_b16_distilled_lape": (87_356_624, 1000),
+    "deit_t4 32": (5_380_132, 100),
+    "deit_t4_life 32": (5_453_860, 100),
+    "deit_t4 64": (5_436_296, 200),
+    "deit_t4_life 64": (5_510_024, 200),
+    "deit_s4 32": (21_376_996, 100),
+    "deit_s4_life 32": (21_524_452, 100),
+    "swin_s": (49_606_258, 1000),
+    "swinv2_t 256": (27_655_054, 100),
+    "swinv2_t_life 256": (27_800_782, 100),
+    "swinv2_t1 32": (27_650_734, 100),
+    "swinv2_t1 64": (27_650_734, 100),
+    "swinv2_t1_life 32": (27_796_462, 100),  # LIFE's 27,805,294 without the 8,832 that it never uses
+    "swinv2_t1_life 64": (27_796_462, 100),
+    "vit_lite7 32": (3_716_874, 10),
+    "vit_lite7_lape 32": (3_720_458, 10),
+    "cvt7 32": (3_716_619, 10),
+    "cvt7_lape 32": (3_720_203, 10),
+    "cct7 32": (3_760_139, 10),
+    "cct7_lape 32": (3_763_723, 10),
+    "t2t_vit7": (4_310_222, 1000),
+    "t2t_vit7_lape": (4_313_806, 1000),
+    "vitae_t": (4_886_888, 1000),
+    "vitae_6m": (6_614_120, 1000),
+    "vitae_13m": (10_834_728, 1000),
+    "vitae_s": (24_032_136, 1000),
+}
+UNKNOWN: set[str] = set()  # TODO
+
+
+def test_every_folder_has_its_presets() -> None:
+    assert {name.split("/")[0] for name in PRESETS} == set(presets.TITLES)
+    assert len(PRESETS) > 150
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_comments(name: str) -> None:
+    """They are of their form, and the cost is what the settings make it."""
+    assert presets.read(name).cost == presets.cost(name)
+
+
+def test_the_tables_are_up_to_date() -> None:
+    assert presets.TABLES.read_text().partition(presets.MARK)[2].strip() == presets.tables().strip()
+
+
+BROKEN = {
+    "first line": ("# @package _global_\n", ""),
+    "command": ("experiment=a/b", "experiment=a/c"),
+    "with -m": ("experiment=a/b", "experiment=a/b seed=0,1"),
+    "what to expect": ("# expect: 1.5 top-1 (Table 1)\n", ""),
+    "expect: NUMBER": ("1.5 top-1 (Table 1)", "1.5 top-1"),
+    "one cost": ("# cost: 1\n", ""),
+    "what is open": ("# open: the rest\n#   of it\n", ""),
+    "in this order": ("# cost: 1\n", "# note: early\n# cost: 1\n"),
+    "is not one of": ("# open", "# opens"),
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_a_comment_of_another_form_is_refused(message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presets, "EXPERIMENTS", tmp_path)
+    good = """# @package _global_
+# python train.py experiment=a/b
+# expect: 1.5 top-1 (Table 1)
+# cost: 1
+# open: the rest
+#   of it
+# note: careful
+seed: 1
+"""
+    file = tmp_path / "a" / "b.yaml"
+    file.parent.mkdir()
+    file.write_text(good)
+    assert presets.read("a/b").open == ["the rest of it"]
+    before, after = BROKEN[message]
+    file.write_text(good.replace(before, after))
+    with pytest.raises(ValueError, match=message):
+        presets.read("a/b")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_accepted_on_eight_gpus(name: str) -> None:
+    config = presets.config(name)
+    check(config, 8)
+    assert config.data.name in presets.DATA
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameters(name: str) -> None:
+    """As many as published, but for the classes of the data set."""
+    config, network = presets.config(name), presets.network(name)
+    variant = presets.variant(config.model)
+    size = config.data.image_size
+    known = COUNTS.get(variant, COUNTS.get(f"{variant} {size}"))
+    if known is None:
+        assert variant in UNKNOWN
+        return
+    count, classes = known
+    heads = 2 if "distilled" in variant else 1
+    more = heads * (presets.DATA[config.data.name][0] - classes) * (network.num_features + 1)
+    assert sum(p.numel() for p in network.parameters()) == count + more
+
+
+SWITCHES = {"_gab": {"gab"}, "_lape": {"join"}, "_life": {"life"}}
+SWIN_LAPE = {"lape/swin_t_lape", "lape/swin_s_lape"}  # beside tables: the position comes with its join
+NARROWER = {f"life/{data}_t2t_vit12_life" for data in ("cifar10", "cifar100", "tiny_imagenet", "imagenet100")}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_a_switch_is_the_only_difference(switch: str) -> None:
+    pairs = {name: name.removesuffix(switch) for name in PRESETS if name.endswith(switch)}
+    assert len(pairs) > 15
+    for name, without in pairs.items():
+        if without not in PRESETS:
+            without += "_learnable"
+        before, after = (OmegaConf.to_container(OmegaConf.structured(presets.config(each))) for each in (without, name))
+        changed = {key for key in after["model"] if after["model"][key] != before["model"][key]}
+        more = {"position"} if name in SWIN_LAPE else {"embed_dim"} if name in NARROWER else set()
+        assert changed == SWITCHES[switch] | more
+        assert {**before, "model": None} == {**after, "model": None}
+
+
+# What makes a step small, whatever the preset: one narrow block, 16 images of 32 px.
+SMALL = [
+    *("run.device=cpu", "run.compile=false", "run.workers=1", "run.eval_batch=8", "run.name=run", "run.log_every=1"),
+    *("train.epochs=1", "train.max_steps=1", "train.batch_size=16", "train.eval_images=8", "train.ema_decay=0.9"),
+    *("data.loader=torch", "data.image_size=32", "augment.mixing_group=4", "tracking.wandb=disabled"),
+]
+VIT = ["model.patch_size=8", "model.embed_dim=24", "model.depth=1", "model.num_heads=3"]
+SWIN = ["model.embed_dim=12", "model.depths=[1,1]", "model.num_heads=[2,4]", "model.window_size=4"]
+SHAPES = {
+    "vit": VIT,
+    "compact": VIT,
+    "t2t": [*VIT[1:], "model.token_width=8"],
+    "vitae": [*VIT[1:], "model.token_widths=[8,8]", "model.prm_widths=[4,4]", "model.groups=6"],
+    "swin": SWIN,
+    "swinv2": ["model.patch_size=4", *SWIN],
+}
+
+
+def small(name: str) -> list[str]:
+    """The preset's command with its step made small."""
+    config = presets.config(name)
+    size = ["data.crop.size=40"] if config.data.crop.size else []
+    return [*presets.read(name).overrides, *SMALL, *SHAPES[config.model.network], *size]
+
+
+@pytest.fixture
+def no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small networks in place of published weights: of the run's network without its ideas, and a teacher."""
+
+    def read_source(init: Any, model: Any) -> init_from.Source:
+        plain = dataclasses.replace(model, gab=False, rel_pos="mlp", rel_pos_start="default")
+        return init_from.Source(build(plain, image_size=32, num_classes=7, seed=1).state_dict(), None)
+
+    def load_teacher(config: Any, num_classes: int) -> nn.Module:
+        return timm.create_model("test_resnet", num_classes=num_classes)
+
+    monkeypatch.setattr(init_from, "read_source", read_source)
+    monkeypatch.setattr(train, "load_teacher", load_teacher)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without worker processes, figures, and looking for where the code comes from."""
+    monkeypatch.setattr(train, "loader_options", lambda *_: {"workers": 0})
+    monkeypatch.setattr(train.figures, "draw", lambda *_: [])
+    monkeypatch.setattr(train.provenance, "save", lambda *_: {})
+
+
+@pytest.mark.usefixtures("no_downloads", "no_waiting")
+@pytest.mark.parametrize("name", PRESETS)
+def test_trains_a_step(name: str, config: Callable[..., DictConfig], rows, tmp_path: Path) -> None:
+    """On digits, the whole way of `train.py`."""
+    train.run(config(*small(name), "data=digits", f"run.dir={tmp_path}"))
+    [step] = rows(tmp_path / "run", "train")
+    assert 0 < step["loss"] < 10
+    assert rows(tmp_path / "run", "end")
