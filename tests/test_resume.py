@@ -157,6 +157,7 @@ def go_on_from(whole: Path, checkpoint: str, tiny_run: Run, folder: Path, *how: 
     shutil.copytree(whole, folder / "run", ignore=shutil.ignore_patterns("lock*", "checkpoints", "predictions.npz"))
     (folder / "run" / "checkpoints").mkdir()
     shutil.copy(whole / "checkpoints" / checkpoint, folder / "run" / "checkpoints" / "last.pt")
+    shutil.copy(whole / "checkpoints" / "best.pt", folder / "run" / "checkpoints")
     record = folder / "run" / "record.jsonl"  # without the last row, which says that the run is finished
     record.write_bytes(b"".join(record.read_bytes().splitlines(keepends=True)[:-1]))
     return tiny_run(folder, *how)
@@ -181,24 +182,25 @@ def test_statistics_of_batchnorm_go_on_bit_for_bit(tiny_run: Run, tmp_path: Path
     assert_same_run(go_on_from(whole, "step_00000010.pt", tiny_run, tmp_path / "again", *how), whole)
 
 
-TWO_HEADS = ("model.class_token=true", "model.pool=token", "model.distillation_token=true")
-OPTIONS = {  # each with the step that it goes on from
-    "sgd": (10, ("optim.name=sgd", "optim.lr_per=epoch", "optim.cosine_from=start")),
-    "lamb": (4, ("optim.name=lamb", "optim.clip_grad=1.0", "train.loss=bce", "augment.label_smoothing=0")),
-    "layer_decay": (2, ("optim.layer_decay=0.7", "model.gaussian.frozen=true", "model.rel_pos_start=gaussian")),
-    "teacher": (4, (*TWO_HEADS, "distillation.teacher=test_resnet", "distillation.weights=TEACHER")),
-    "sizes before": (6, ("+train.sizes={0:16,1:32}", "model.rel_pos=table")),
-    "sizes between": (7, ("+train.sizes={0:16,1:32}", "model.position=learnable")),
-    "sizes after": (10, ("+train.sizes={0:16,1:24}", "model.rel_pos=table", "optim.name=lamb")),
+TEACHER = ("distillation.teacher=test_resnet", "distillation.weights=teacher.pth", "model.distillation_token=true")
+LAMB = ("optim.name=lamb", "optim.clip_grad=1.0", "train.loss=bce", "augment.label_smoothing=0")
+LAYERS = ("optim.name=sgd", "optim.layer_decay=0.7", "optim.lr_per=epoch", "model.gaussian.frozen=true")
+OPTIONS = {  # each with the step that it goes on from; in the first epoch, between the two and in the second
+    "sgd by layers, a start as the Gaussian": (4, (*LAYERS, "model.rel_pos_start=gaussian")),
+    "sizes, before they change": (6, ("+train.sizes={0:16,1:32}", "model.rel_pos=table")),
+    "a teacher, and as sizes change": (7, (*TEACHER, "+train.sizes={0:16,1:32}", "model.position=learnable")),
+    "lamb, and after sizes have changed": (10, (*LAMB, "+train.sizes={0:16,1:24}", "model.rel_pos=table")),
 }
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_every_option_goes_on_bit_for_bit(name: str, tiny_run: Run, tmp_path: Path) -> None:
+def test_every_option_goes_on_bit_for_bit(name: str, tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(train.figures, "draw", lambda *_: [])
+    monkeypatch.chdir(tmp_path)
+    torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), "teacher.pth")
     step, options = OPTIONS[name]
-    torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), tmp_path / "teacher.pth")
-    options = tuple(option.replace("TEACHER", str(tmp_path / "teacher.pth")) for option in options)
-    how = (*RUN, "checkpoint.keep=99", "train.ema_decay=0.9", *options)
+    token = ("model.class_token=true", "model.pool=token", "train.eval_images=50", "checkpoint.keep=99")
+    how = (*RUN, *token, "train.ema_decay=0.9", *options)
     whole = tiny_run(tmp_path / "whole", *how)
     assert_same_run(go_on_from(whole, f"step_{step:08d}.pt", tiny_run, tmp_path / "again", *how), whole)
 
