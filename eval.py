@@ -28,6 +28,7 @@ from gab.evaluators import Accuracy, Conditions, Look, Results, flat, look, syns
 from gab.evaluators.base import OWN
 from gab.models import build, variant
 from gab.training import checkpoint
+from gab.training.interfaces import EvalBatches
 from gab.training.sizes import resize, trained_at
 from gab.training.state import load_weights
 
@@ -102,7 +103,7 @@ def conditions(processes: Processes, config: EvaluateConfig, folder: Path) -> Co
     def between() -> None:
         processes.heartbeat.at("evaluating")
 
-    def watch(batches: data.EvalBatches, name: str) -> Any:
+    def watch(batches: EvalBatches, name: str) -> Any:
         return tqdm(batches, name, len(batches), disable=not processes.first, mininterval=interval)
 
     bf16 = config.eval.precision == "bf16"
