@@ -102,7 +102,8 @@ class TrainBatches:
 
     def describe(self) -> str:
         """One line for the log."""
-        return self.decoder.describe()
+        part = f"; {self.num_samples:,} of them to train on" if self.num_samples < self.decoder.num_samples else ""
+        return self.decoder.describe() + part
 
 
 class EvalBatches:

@@ -114,7 +114,7 @@ def _indices(data: DataConfig, split: str, labels: np.ndarray) -> np.ndarray:
     else:
         chosen = np.arange(len(labels))
     if split == "train" and data.fraction < 1:
-        chosen = chosen[_share_of_each_class(data, FRACTION, data.fraction, labels[chosen], chosen)]
+        chosen = chosen[_share_of_each_class(data, FRACTION, data.fraction, labels[chosen])]
     return chosen
 
 
@@ -126,12 +126,9 @@ def _pooled(seed: int, split: str, count: int) -> np.ndarray:
     return np.sort(parts[split])
 
 
-def _share_of_each_class(
-    data: DataConfig, purpose: int, share: float, labels: np.ndarray, positions: np.ndarray | None = None
-) -> np.ndarray:
+def _share_of_each_class(data: DataConfig, purpose: int, share: float, labels: np.ndarray) -> np.ndarray:
     """A mask of `share` of the images of each class, to the nearest number, but at least one."""
-    positions = np.arange(len(labels)) if positions is None else positions
-    order = np.lexsort((hash_of(data.split_seed, purpose, positions), labels))
+    order = np.lexsort((hash_of(data.split_seed, purpose, np.arange(len(labels))), labels))
     counts = np.bincount(labels)
     place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)  # within its class
     chosen = np.zeros(len(labels), bool)

@@ -230,6 +230,8 @@ def test_training_keeps_the_positions_of_the_whole_set(replica: Replica) -> None
     chosen = training_indices(config, open_training(config).labels)
     assert batches.num_samples == len(chosen) == data.inspect(config).train
     assert batches.steps_per_epoch == len(chosen) // 3
+    assert batches.describe().startswith("torch: 24 original images")
+    assert batches.describe().endswith("; 12 of them to train on")
     whole = {
         int(i): image
         for batch in open_train(replica("cifar100"), batch_size=3, seed=0, workers=0).epoch(1)
