@@ -137,7 +137,7 @@ def settings(name: str) -> AugmentConfig:
 
 def photographs(count: int, size: int) -> Tensor:
     """uint8 (count, 3, size, size), in memory as loaders leave them."""
-    images = [torch.from_numpy(photo) for photo in load_sample_images().images]
+    images = [torch.tensor(photo) for photo in load_sample_images().images]
     windows = []
     for number in range(count):
         photo = images[number % len(images)]

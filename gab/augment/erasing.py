@@ -36,10 +36,10 @@ def draw_boxes(indices: Tensor, *, seed: int, epoch: int, size: int, prob: float
     return rows, boxes[rows], keys[rows]
 
 
-def _normal(keys: Tensor, element: Tensor) -> Tensor:
-    """A standard normal number for every pair of a key and an element, int64, broadcast; by Box and Muller."""
-    first = 1 - uniform(fold(fold(keys, _RADIUS), element))  # (0, 1]
-    second = uniform(fold(fold(keys, _ANGLE), element))
+def _normal(keys: Tensor, image: Tensor, element: Tensor) -> Tensor:
+    """Standard normal numbers for elements (C, P), by Box and Muller; the key of each is `keys` (K,) at `image` (P,)."""
+    first = 1 - uniform(fold(fold(keys, _RADIUS)[image], element))  # (0, 1]
+    second = uniform(fold(fold(keys, _ANGLE)[image], element))
     return torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * math.pi * second)
 
 
@@ -59,6 +59,6 @@ def erase(images: Tensor, rows: Tensor, boxes: Tensor, keys: Tensor, pixels: int
     width = (right - left)[box]
     y, x = top[box] + inside // width, left[box] + inside % width
     channel = torch.arange(channels, device=images.device)[:, None]
-    noise = _normal(keys[box], (channel * size + y) * size + x)  # (C, pixels)
+    noise = _normal(keys, box, (channel * size + y) * size + x)  # (C, pixels)
     images[rows[box], channel, y, x] = noise.to(images.dtype)
     return images

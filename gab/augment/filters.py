@@ -45,8 +45,10 @@ def box(sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def blur(images: Tensor, middle: Tensor, near: Tensor, far: Tensor) -> Tensor:
     """Blur uint8 `images` (R, 3, S, S) by three boxes of `box` along rows, then three along columns."""
     size, x = images.shape[-1], images.int()
-    place = torch.arange(-2, size + 2, device=images.device).clamp(0, size - 1)  # the rim goes on
     for dim in (3, 3, 3, 2, 2, 2):
-        a, b, c, d, e = (x.index_select(dim, place).narrow(dim, start, size) for start in range(5))
-        x = (middle * c + near * (b + d) + far * (a + e) + 2**23) >> 24 & 255  # below 2**32: the sign is a bit too
+        first, last = x.narrow(dim, 0, 1), x.narrow(dim, size - 1, 1)
+        x = torch.cat([first, first, x, last, last], dim)  # the rim goes on
+        a, b, c, d, e = (x.narrow(dim, start, size) for start in range(5))
+        x = (middle * c).addcmul_(near, b + d).addcmul_(far, a + e).add_(2**23)
+        x = x.bitwise_right_shift_(24).bitwise_and_(255)  # sums are below 2**32: the sign is a bit too
     return x.to(torch.uint8)
