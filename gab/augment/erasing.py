@@ -37,7 +37,7 @@ def draw_boxes(indices: Tensor, *, seed: int, epoch: int, size: int, prob: float
 
 
 def _normal(keys: Tensor, image: Tensor, element: Tensor) -> Tensor:
-    """Standard normal numbers for elements (C, P), by Box and Muller; the key of each is `keys` (K,) at `image` (P,)."""
+    """Standard normal numbers for elements (C, P), by Box and Muller. Their keys are `keys` (K,) at `image` (P,)."""
     first = 1 - uniform(fold(fold(keys, _RADIUS)[image], element))  # (0, 1]
     second = uniform(fold(fold(keys, _ANGLE)[image], element))
     return torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * math.pi * second)
