@@ -26,6 +26,7 @@ from ffcv.utils import cast_int_to_byte_ptr
 
 from data import turbojpeg
 from data.config import DataConfig
+from data.cut import cut
 from data.decoded import NO_CROPS, Decoded
 from data.errors import DataError
 from data.files import Sidecar, image_names
@@ -78,9 +79,7 @@ class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
         read, jpeg = self.memory_read, IMAGE_MODES["jpg"]
         crops_address, used_address = self.crops.ctypes.data, self.used.ctypes.data
         crops_bytes, used_bytes = self.crops.nbytes, self.used.nbytes
-        areas = self.metadata["height"].astype(np.int64) * self.metadata["width"]
         num_samples, padded = self.num_samples, self.padded
-        largest = 3 * int(areas[self.metadata["mode"] == jpeg].max(initial=0))
         new_decoder, free_decoder = turbojpeg.new_decoder, turbojpeg.free_decoder
         decode_jpeg = turbojpeg.decode
 
@@ -88,22 +87,30 @@ class CropDecoder(SimpleRGBImageDecoder):  # FFCV takes no other for images
             crops = numba.carray(cast_int_to_byte_ptr(crops_address), (crops_bytes,)).view(np.int32).reshape(-1, 6)
             used = numba.carray(cast_int_to_byte_ptr(used_address), (used_bytes,)).view(np.int32).reshape(-1, 5)
             for worker in parallel_range(workers):  # scratch memory belongs to a thread, not to a sample
-                pixels, decoder = np.empty(largest, np.uint8), new_decoder()
+                part, pixels, decoder = np.empty(0, np.uint8), np.empty(0, np.uint8), new_decoder()
                 for n in range(worker, len(keys), workers):
                     meta, crop = metadata[keys[n] % num_samples], crops[n]
                     stored = read(meta["data_ptr"], storage)
                     height, width, good = np.int64(meta["height"]), np.int64(meta["width"]), True
+                    top, left, box_height, box_width = crop[TOP], crop[LEFT], crop[HEIGHT], crop[WIDTH]
                     if meta["mode"] == jpeg:
-                        good = decode_jpeg(decoder, stored, height, width, pixels)
+                        if len(part) < len(stored):
+                            part = np.empty(len(stored), np.uint8)
+                        size, y, x, height, width = cut(stored, height, width, top, left, box_height, box_width, part)
+                        if len(pixels) < 3 * height * width:
+                            pixels = np.empty(3 * height * width, np.uint8)
+                        good = decode_jpeg(decoder, part[:size] if size else stored, height, width, pixels)
                         stored = pixels[: 3 * height * width]
+                        top, left = top - y, left - x
                     image = stored.reshape(height, width, 3)
-                    box = crop[TOP], crop[LEFT], crop[HEIGHT], crop[WIDTH]
                     if padded:
-                        cut_window(image, crop[TOP], crop[LEFT], crop[FLIP] == 1, out[n])
+                        cut_window(image, top, left, crop[FLIP] == 1, out[n])
                     else:
-                        resize_crop(image, *box, crop[BICUBIC] == 1, crop[FLIP] == 1, out[n])
-                    used[n, TOP], used[n, LEFT], used[n, WIDTH] = box[0], box[1], box[3]
-                    used[n, HEIGHT] = box[2] if good else 0
+                        resize_crop(
+                            image, top, left, box_height, box_width, crop[BICUBIC] == 1, crop[FLIP] == 1, out[n]
+                        )
+                    used[n, TOP], used[n, LEFT], used[n, WIDTH] = crop[TOP], crop[LEFT], box_width
+                    used[n, HEIGHT] = box_height if good else 0
                     used[n, FLIP] = crop[FLIP]
                 free_decoder(decoder)
             return out[: len(keys)]
@@ -134,14 +141,16 @@ class Epoch(EpochIterator):
             numba.set_num_threads(self.loader.num_workers)
             if self.device is not None:
                 torch.cuda.set_device(self.device)  # pinning memory opens a context on the thread's device
+            memory = self.memory_allocations["operation"]
+            (node,) = (node for node, slots in memory.items() if slots is not None)
+            shape = memory[node].shape[2:]
             for number, indices in enumerate(self.iter_ixes):
-                slot = number % (self.loader.batches_ahead + 2)
+                images = torch.empty((len(indices), *shape), dtype=torch.uint8, pin_memory=self.device is not None)
+                memory[node] = [images.numpy()]  # instead of FFCV's slots, which are used again
                 self.prepare(indices)
                 with LAUNCH:
-                    (images,) = self.run_pipeline(number, indices, slot, None)
-                owned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=self.device is not None)
-                owned.copy_(images)
-                if not self._hand_over((owned.permute(0, 3, 1, 2), indices, self.finish(indices))):
+                    self.run_pipeline(number, indices, 0, None)
+                if not self._hand_over((images.permute(0, 3, 1, 2), indices, self.finish(indices))):
                     return
             self._hand_over(None)
         except BaseException as error:

@@ -65,8 +65,8 @@ def repeat_samples(order: NDArray[np.int64], num_samples: int, repeats: int, bat
     batch_size // repeats samples apart (DeiT has them on different GPUs).
     """
     steps = len(order) // batch_size
-    place = np.arange(steps * batch_size).reshape(steps, batch_size)
-    place = np.take_along_axis(place, np.argsort(place % repeats, axis=1, kind="stable"), axis=1).reshape(-1)
+    batches = np.arange(steps * batch_size).reshape(steps, batch_size)
+    place = np.take_along_axis(batches, np.argsort(batches % repeats, axis=1, kind="stable"), axis=1).reshape(-1)
     return order[place // repeats] + num_samples * (place % repeats)
 
 

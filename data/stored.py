@@ -1,13 +1,15 @@
-"""How an image is stored for training: pixels limited in size; original JPEG bytes wherever nothing had to change."""
+"""How an image is stored for training: pixels limited in size; the original JPEG wherever nothing had to change."""
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
 from data.config import WriteConfig
-from data.readers.base import Source, decode
+from data.readers.base import Source, UnreadableImage, decode
+from data.restart import add_restarts
 
 # Luma sampling factors that TurboJPEG names: 4:4:4, 4:2:2, 4:4:0, 4:2:0 and 4:1:1
 SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)}
@@ -23,7 +25,7 @@ class StoredImage:
     width: int
     height: int
     jpeg: bool
-    original: bool = False  # the bytes of the source's file, unchanged
+    original: bool = False  # the coefficients of the source's file, unchanged
 
 
 def stored_image(source: Source, i: int, max_size: int) -> Image.Image:
@@ -43,19 +45,30 @@ def limited(image: Image.Image, max_size: int) -> Image.Image:
 def encode_train(source: Source, i: int, write: WriteConfig) -> StoredImage:
     """Image `i` as `write` stores it for training; raises UnreadableImage if it cannot be decoded.
 
-    Original bytes are kept where the file is a JPEG that every decoder reads alike (see `is_plain_jpeg`) and small
-    enough; they are decoded all the same, so that no damaged file enters. Others are encoded again, 4:2:0.
+    The original is kept where it is a JPEG that every decoder reads alike (see `is_plain_jpeg`) and small enough; it is
+    decoded all the same, so that no damaged file enters. Others are encoded again, 4:2:0. Either gets restart markers,
+    so that it can be decoded in part, unless its pixels would not stay the same.
     """
     original = source.encoded(i) if write.mode == "jpg" else None
     image = source.image(i) if original is None else decode(original, source.names[i])
     if original is not None and max(image.size) <= write.max_size and is_plain_jpeg(original):
-        return StoredImage(original, image.width, image.height, jpeg=True, original=True)
+        return StoredImage(restarted(original, image), image.width, image.height, jpeg=True, original=True)
     image = limited(image, write.max_size)
     if write.mode == "raw":
         return encode_raw(image)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=write.quality, subsampling="4:2:0")
-    return StoredImage(buffer.getvalue(), image.width, image.height, jpeg=True)
+    jpeg = buffer.getvalue()
+    return StoredImage(restarted(jpeg, decode(jpeg, source.names[i])), image.width, image.height, jpeg=True)
+
+
+def restarted(jpeg: bytes, image: Image.Image) -> bytes:
+    """`jpeg`, which shows `image`, with restart markers; as it is where that is not possible without a change."""
+    changed = add_restarts(jpeg)
+    with suppress(UnreadableImage):
+        if changed is not None and np.array_equal(np.asarray(decode(changed, "")), np.asarray(image)):
+            return changed
+    return jpeg
 
 
 def encode_raw(image: Image.Image) -> StoredImage:
