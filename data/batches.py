@@ -26,7 +26,7 @@ NO_FFCV = (
 class Batch(NamedTuple):
     """Samples of one step, owned by the consumer: the memory is never written again."""
 
-    images: torch.Tensor  # uint8 (b, 3, S, S), on the CPU (pinned where there is CUDA), strides of (b, S, S, 3)
+    images: torch.Tensor  # uint8 (b, 3, S, S), strides of (b, S, S, 3); on the CPU, pinned for CUDA, or on a GPU
     labels: torch.Tensor  # int64 (b,)
     indices: torch.Tensor  # int64 (b,), sample keys: position in the split + repeat * number of samples
     digest: int  # of what the decoder did, see data.order.digest; 0 in evaluation
@@ -162,6 +162,12 @@ def open_train(
         pool = training_indices(data, sidecar.labels)
         with ffcv_loader() as ffcv:
             decoder = ffcv.BetonTrain(path, sidecar, data, share, workers, pin)
+    elif data.loader == "gpu":
+        from data.gpu_loader import GpuTrain, current_gpu
+
+        path, sidecar = ready(data, "train")
+        pool = training_indices(data, sidecar.labels)
+        decoder = GpuTrain(path, sidecar, data, share, current_gpu())
     else:
         from data.torch_loader import SourceTrain
 
@@ -193,7 +199,7 @@ def open_eval(
     if data.eval_source not in ("beton", "original"):
         raise DataError(f"data.eval_source is {data.eval_source!r}; set it to beton or original.")
     decoder: EvalDecoder
-    if data.loader == "ffcv" and data.eval_source == "beton" and split != "train":
+    if data.loader != "torch" and data.eval_source == "beton" and split != "train":
         path, sidecar = ready(data, split)
         with ffcv_loader() as ffcv:
             decoder = ffcv.BetonEval(path, sidecar, batch_size, workers, pin)
@@ -205,9 +211,11 @@ def open_eval(
 
 
 def check_loader(data: DataConfig) -> None:
-    """Raise DataError if there is no such loader."""
-    if data.loader not in ("ffcv", "torch"):
-        raise DataError(f"There is no loader {data.loader!r}; set data.loader to ffcv or torch.")
+    """Raise DataError if there is no such loader, or none here."""
+    if data.loader not in ("ffcv", "torch", "gpu"):
+        raise DataError(f"There is no loader {data.loader!r}; set data.loader to ffcv, torch or gpu.")
+    if data.loader == "gpu" and not torch.cuda.is_available():
+        raise DataError("data.loader=gpu needs an NVIDIA GPU, and there is none here; set data.loader=ffcv.")
 
 
 @contextmanager

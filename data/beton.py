@@ -52,6 +52,17 @@ def read_header(path: Path) -> Header | None:
     return Header(int(raw["num_samples"][0]), int(raw["page_size"][0]))
 
 
+def read_samples(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The record of every sample, `SAMPLE` (n,), and the bytes that its data take, int64 (n,). Raises OSError."""
+    with path.open("rb") as file:
+        header = np.fromfile(file, HEADER, 1)
+        np.fromfile(file, FIELD, 2)
+        samples = np.fromfile(file, SAMPLE, int(header["num_samples"][0]))
+        file.seek(int(header["alloc_ptr"][0]))
+        sizes = np.fromfile(file, ALLOCATION, len(samples))["size"].astype(np.int64)
+    return samples, sizes
+
+
 def probe(path: Path) -> str:
     """64 bits, hexadecimal, that tell one .beton file from another without reading all of it.
 

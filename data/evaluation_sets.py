@@ -76,7 +76,7 @@ class EvaluationSet:
         data = replace(
             self.data, name="imagenet", reader="imagenet", root=str(self.root), split="official", holdout=0.0
         )
-        written = data.loader == "ffcv" and files.is_complete(files.beton(data, "val"))
+        written = data.loader != "torch" and files.is_complete(files.beton(data, "val"))
         return data if written else replace(data, eval_source="original")
 
     def check(self, parts: Sequence[str] = ()) -> None:

@@ -79,4 +79,4 @@ def _split(data: DataConfig, split: str) -> tuple[list[str], int]:
 
 def _from_beton(data: DataConfig, split: str) -> bool:
     """Whether the run reads `split` from its .beton file."""
-    return data.loader == "ffcv" and (split == "train" or data.eval_source == "beton")
+    return data.loader != "torch" and (split == "train" or data.eval_source == "beton")

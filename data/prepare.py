@@ -11,7 +11,7 @@ def prepare(data: DataConfig) -> None:
 
     Call it in one process of the run; runs that start at once wait for the one that writes.
     """
-    if data.loader != "ffcv" or not data.write_if_missing:
+    if data.loader == "torch" or not data.write_if_missing:
         return
     for split in splits(data) if data.eval_source == "beton" else ("train",):
         if not files.is_complete(files.beton(data, split)):

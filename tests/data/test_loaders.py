@@ -363,7 +363,7 @@ def test_any_split_can_be_evaluated_from_the_originals(torch_data, torch_train):
 @pytest.mark.parametrize(
     ("change", "batch", "words"),
     [
-        ({"loader": "tfrecord"}, BATCH, "ffcv or torch"),
+        ({"loader": "tfrecord"}, BATCH, "ffcv, torch or gpu"),
         ({"crop": CropConfig(flip=2.0)}, BATCH, "data.crop.flip"),
         ({}, 13, "set a multiple"),
         ({"repeats": 0}, BATCH, "data.repeats is 0"),
