@@ -242,6 +242,17 @@ def test_training_keeps_the_positions_of_the_whole_set(replica: Replica) -> None
     assert all(torch.equal(image, whole[i]) for i, image in seen)
 
 
+def test_copies_of_repeated_augmentation_are_of_the_images_to_train_on(replica: Replica) -> None:
+    config = replica("cifar100", holdout=0.25, repeats=2)
+    whole = open_training(config)
+    chosen = training_indices(config, whole.labels)
+    for batch in open_train(config, batch_size=6, seed=0, workers=0).epoch(0):
+        positions = batch.indices % len(whole)
+        assert len(positions.unique()) == 3
+        assert set(positions.tolist()) <= set(chosen.tolist())
+        assert batch.labels.tolist() == whole.labels[positions].tolist()
+
+
 @pytest.mark.parametrize("settings", [{"holdout": 0.25}, {"split": "pooled"}], ids=["holdout", "pooled"])
 def test_files_of_drawn_splits(settings: dict, replica: Replica) -> None:
     """One training file for all seeds; evaluation files that say how they were drawn."""
