@@ -42,16 +42,18 @@ def enter(
     *,
     weights: Iterable[str],
     images: int,
+    checkpoint: str = "last.pt",
+    split: str = "val",
     **progress: int,
 ) -> None:
-    """Enter the final scores into the table `path` of the run, as `eval.py` does for `last.pt`.
+    """Enter the final scores into the table `path` of the run, as `eval.py` does for a checkpoint.
 
     Args:
         data: the section of the config.
-        own: the fields of the validation images, `images` of them.
+        own: the fields of the data set's own images, `images` of them.
         progress: epoch and step.
     """
     for kind in weights:
-        key = table.row_of(data, checkpoint="last.pt", weights=kind, split="val", precision="fp32", **progress)
+        key = table.row_of(data, checkpoint=checkpoint, weights=kind, split=split, precision="fp32", **progress)
         numbers = {name: own[field + suffix(kind)] for name, field in NAMES.items()} | {"images": images}
         table.enter(path, key, numbers | flat(results.get(kind, {}).items()))

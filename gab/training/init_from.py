@@ -107,7 +107,7 @@ def read_source(init: InitConfig, model: ModelConfig) -> Source:
     assert init.source is not None
     path = Path(init.source)
     if path.is_file() or path.suffix in FILES or "/" in init.source:
-        content = read(path)
+        content = {"format": None} if path.is_dir() else read(path)  # of a run's folder, its checkpoint is named
         if isinstance(content, Mapping) and "format" in content:
             return _checkpoint(path, init.weights)
         return _official(content, model)

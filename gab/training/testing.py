@@ -1,6 +1,7 @@
 """The test images: shown once, at the end of a run, to weights that were chosen without them."""
 
 import copy
+from typing import Any
 
 from torch import nn
 
@@ -18,29 +19,47 @@ def score_test_images(trainer: Trainer, batches: EvalBatches) -> None:
     `train.test=last` takes the weights of the last epoch, raw and averaged; `best` the raw ones of `best.pt`, which
     scored best on the validation images.
     """
-    which = trainer.config.train.test
-    networks = trainer.networks() if which == "last" else {"raw": _best(trainer)}
+    which, state = trainer.config.train.test, trainer.state
+    networks, epoch, step = trainer.networks(), state.epochs, state.step
+    if which == "best":
+        best, content = _best(trainer)
+        networks, epoch, step = {"raw": best}, content["epochs"], content["step"]
     conditions = trainer.conditions(final=True)
     found = {weights: score(conditions.predict(model, batches, "test")) for weights, model in networks.items()}
     trainer.agreement.settle()
     scores = in_training.own_fields(found)
     trainer.observer.write(
         "test",
-        epoch=trainer.config.train.epochs,
-        step=trainer.state.step,
+        epoch=state.epochs,
+        step=state.step,
         weights=which,
         images=batches.num_samples,
         **scores,
     )
     trainer.scores |= {f"test_{name}": value for name, value in scores.items()}
+    if trainer.processes.first:
+        path = trainer.folder / "eval" / "scores.csv"
+        with checkpoint.writing(path):
+            in_training.enter(
+                path,
+                trainer.config.data,
+                scores,
+                {},
+                weights=networks,
+                images=batches.num_samples,
+                checkpoint=f"{which}.pt",
+                split="test",
+                epoch=epoch,
+                step=step,
+            )
 
 
-def _best(trainer: Trainer) -> nn.Module:
-    """A network with the weights of `best.pt`, for images of the size of an evaluation."""
+def _best(trainer: Trainer) -> tuple[nn.Module, dict[str, Any]]:
+    """A network with the weights of `best.pt`, for images of the size of an evaluation, and what that file holds."""
     trainer.processes.barrier()  # the first process has written it by now
     content = checkpoint.load(trainer.folder / "checkpoints" / "best.pt")
     model = copy.deepcopy(trainer.state.model)
     resize(model, trainer.state.image_size, trained_at(content))
     load_weights(model, content["model"])
     resize(model, trained_at(content), trainer.config.data.image_size)
-    return model
+    return model, content

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,6 +228,11 @@ def test_a_source_that_there_is_not(tmp_path: Path) -> None:
         begin(tmp_path / "absent.pth", DEIT)
     with pytest.raises(UserError, match=r"absent\.pt cannot be read"):
         begin("absent.pt", DEIT)
+    write(tmp_path / "last.pt", DEIT)
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(tmp_path / "last.pt", tmp_path / "checkpoints")
+    with pytest.raises(UserError, match=r"there is no checkpoint .*: take .*/checkpoints/last\.pt"):
+        begin(tmp_path, DEIT)
     with pytest.raises(UserError, match=r"timm has no model named 'test_vit_relpo'; did you mean test_vit_relpos"):
         begin("test_vit_relpo", RELPOS)
     with pytest.raises(UserError, match="timm has no weights of test_mambaout"):
