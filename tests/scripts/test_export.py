@@ -33,7 +33,7 @@ def trained(run: Path, weights: str = "raw") -> torch.nn.Module:
     from eval import restore
 
     stored = checkpoint.load(run / "checkpoints" / "last.pt")
-    return restore(model_from(stored["config"]["model"]), stored, export.KINDS[weights], 32, 32).eval()
+    return restore(model_from(stored["config"]["model"]), stored, export.KINDS[weights], 32).eval()
 
 
 def metadata(folder: Path) -> dict:
