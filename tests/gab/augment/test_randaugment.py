@@ -11,7 +11,7 @@ from timm.data import auto_augment as timm
 from torch import Tensor
 
 from gab.augment.operations import Op
-from gab.augment.randaugment import OPERATIONS, arguments, draw
+from gab.augment.randaugment import OPERATIONS, arguments, draw, magnitudes
 from gab.config import RandAugmentConfig
 
 COUNT = 12_000
@@ -43,6 +43,15 @@ def test_arguments_as_timm(increasing: bool, sign: float, monkeypatch: pytest.Mo
             drawn = torch.tensor([magnitude], dtype=torch.float64)
             ours = arguments(torch.tensor([op]), drawn, one, increasing)
             assert ours.item() == pytest.approx(theirs[0], rel=1e-15), (name, magnitude)
+
+
+def test_magnitudes_are_normal_or_uniform() -> None:
+    u = (torch.arange(2**12) / 2**12).double()
+    normal = magnitudes(u, RandAugmentConfig(magnitude=9, magnitude_std=0.5, magnitude_max=99))
+    torch.testing.assert_close(normal, torch.from_numpy(stats.norm.ppf(u.numpy() + 2.0**-25, 9, 0.5)))
+    assert magnitudes(u, RandAugmentConfig(magnitude=9, magnitude_std=0.5)).max() == 10
+    torch.testing.assert_close(magnitudes(u, RandAugmentConfig(magnitude=7, magnitude_std=101)), 7 * u)
+    assert (magnitudes(u, RandAugmentConfig(magnitude=7, magnitude_std=0)) == 7).all()
 
 
 def timm_draws(text: str) -> Drawn:
