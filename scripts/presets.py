@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))  # so that the script also runs where the project 
 import timm  # noqa: E402
 import torch  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
+from omegaconf import DictConfig  # noqa: E402
 from torch import nn  # noqa: E402
 
 from conf.checks import fill_in  # noqa: E402
@@ -37,8 +38,8 @@ TABLES = ROOT / "docs" / "presets.md"
 MARK = "<!-- From here on by scripts/presets.py. -->\n"
 TITLES = {"gab": "GAB", "lape": "LaPE", "life": "LIFE", "vitae": "ViTAE", "baselines": "Baselines"}
 
-# The image rate that costs are computed from: that of a train step of ViT-5-Small, as large as ViT-S, on one H100, compiled,
-# in bf16 (NVIDIA-BioNeMo/nvSubquadratic, benchmarks/README.md). Assumed: other networks' rates fall with their
+# The image rate that costs come from: that of a train step of ViT-5-Small, as large as ViT-S, on one H100, in bf16,
+# compiled (NVIDIA-BioNeMo/nvSubquadratic, benchmarks/README.md). Assumed: other networks' rates fall with their
 # multiply-accumulates, and none is above LIMIT.
 RATE, RATE_MACS, LIMIT = 7716.0, 4.61e9, 10_000.0
 
@@ -110,19 +111,33 @@ def read(name: str) -> Preset:
 
 
 @cache
-def config(name: str) -> Config:
+def composed(name: str) -> DictConfig:
     """The preset, as its command makes it."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", read(name).overrides)
+        return compose("train", read(name).overrides)
+
+
+@cache
+def config(name: str) -> Config:
+    """The preset on GPUs."""
+    cfg = composed(name).copy()
     fill_in(cfg, "cuda")
     return typed(cfg)
+
+
+_NETWORKS: dict[str, nn.Module] = {}  # and their work: presets share networks
+_WORK: dict[str, int] = {}
 
 
 def network(name: str) -> nn.Module:
     """The preset's network, without memory for its weights."""
     chosen = config(name)
-    with torch.device("meta"):
-        return build(chosen.model, image_size=chosen.data.image_size, num_classes=DATA[chosen.data.name][0], seed=0)
+    size, (classes, _, _) = chosen.data.image_size, DATA[chosen.data.name]
+    key = f"{chosen.model} {size} {classes}"
+    if key not in _NETWORKS:
+        with torch.device("meta"):
+            _NETWORKS[key] = build(chosen.model, image_size=size, num_classes=classes, seed=0)
+    return _NETWORKS[key]
 
 
 def train_images(name: str) -> int:
@@ -134,20 +149,17 @@ def train_images(name: str) -> int:
     return round(count * (1 - data.holdout) * data.fraction)
 
 
-_MACS: dict[str, int] = {}  # presets share networks
-
-
-def work(name: str) -> float:
+def work(name: str) -> int:
     """Multiply-accumulates of an image's forward pass; a teacher's count a third, since it has no backward pass."""
     chosen = config(name)
-    key = f"{chosen.model} {chosen.data.image_size} {chosen.distillation.teacher}"
-    if key not in _MACS:
-        _MACS[key] = macs(network(name), chosen.data.image_size)
-        if chosen.distillation.teacher:
+    size, teacher = chosen.data.image_size, chosen.distillation.teacher
+    key = f"{chosen.model} {size} {teacher}"
+    if key not in _WORK:
+        _WORK[key] = macs(network(name), size)
+        if teacher:
             with torch.device("meta"):
-                teacher = timm.create_model(chosen.distillation.teacher)
-            _MACS[key] += macs(teacher, chosen.data.image_size) // 3
-    return _MACS[key]
+                _WORK[key] += macs(timm.create_model(teacher), size) // 3
+    return _WORK[key]
 
 
 def cost(name: str) -> str:
