@@ -56,8 +56,23 @@ def turns(degrees: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return tuple(part.float() for part in parts)  # type: ignore[return-value]
 
 
+def turns_nearest(degrees: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `turns`, for the nearest pixel: int64 (R, size) in Pillow's units of 2**-16 pixels, rounded as there."""
+    angle = torch.deg2rad(degrees)[:, None]
+    cos, sin, centre = torch.cos(angle), torch.sin(angle), size / 2
+    units = _ONE * torch.stack([cos, centre + (0.5 - centre) * (cos - sin), sin, centre + (0.5 - centre) * (cos + sin)])
+    cos, x, sin, y = (units + 0.5).floor().long()
+    pixel = torch.arange(size)
+    return cos * pixel, x - sin * pixel, sin * pixel, y + cos * pixel
+
+
 def rotate(images: Tensor, x: Tensor, dx: Tensor, y: Tensor, dy: Tensor, fill: Tensor, taps: int) -> Tensor:
-    """Rotate uint8 `images` (R, 3, S, S) to the places (R, S) of `turns`; `fill` (3,) comes in."""
+    """Rotate uint8 `images` (R, 3, S, S) to the places (R, S) of `turns`, or of `turns_nearest` for one tap.
+
+    `fill` (3,) comes in.
+    """
+    if taps == 1:
+        return _rotate_nearest(images, x, dx, y, dy, fill)
     size, source = images.shape[-1], images.flatten(2).float()
     x, y = _everywhere(x, dx), _everywhere(y, dy)
     left, top = (x - 0.5).floor(), (y - 0.5).floor()
@@ -73,18 +88,7 @@ def rotate(images: Tensor, x: Tensor, dx: Tensor, y: Tensor, dy: Tensor, fill: T
     return _finish(total, inside, fill[:, None]).view_as(images)
 
 
-def turns_nearest(degrees: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `turns`, for the nearest pixel: int64 (R, size) in Pillow's units of 2**-16 pixels, rounded as there."""
-    angle = torch.deg2rad(degrees)[:, None]
-    cos, sin, centre = torch.cos(angle), torch.sin(angle), size / 2
-    units = _ONE * torch.stack([cos, centre + (0.5 - centre) * (cos - sin), sin, centre + (0.5 - centre) * (cos + sin)])
-    cos, x, sin, y = (units + 0.5).floor().long()
-    pixel = torch.arange(size)
-    return cos * pixel, x - sin * pixel, sin * pixel, y + cos * pixel
-
-
-def rotate_nearest(images: Tensor, x: Tensor, dx: Tensor, y: Tensor, dy: Tensor, fill: Tensor) -> Tensor:
-    """Rotate uint8 `images` (R, 3, S, S) to the places (R, S) of `turns_nearest`; `fill` (3,) comes in."""
+def _rotate_nearest(images: Tensor, x: Tensor, dx: Tensor, y: Tensor, dy: Tensor, fill: Tensor) -> Tensor:
     size, source = images.shape[-1], images.flatten(2)
     column, row = _everywhere(x, dx) // _ONE, _everywhere(y, dy) // _ONE
     inside = (column >= 0) & (column < size) & (row >= 0) & (row < size)

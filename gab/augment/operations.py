@@ -6,7 +6,6 @@ they are is known on the CPU, where operations are drawn: the device is never wa
 
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -52,7 +51,7 @@ class Kind(NamedTuple):
     ops: tuple[Op, ...]
     prepare: Callable[[Tensor, Tensor, int], tuple[Tensor, ...]]  # of op, arg and size
     run: Callable[..., Tensor]  # of uint8 images (R, 3, S, S) and what was prepared
-    taps: int | None = None  # only those; and `fill` is prepared too
+    taps: int = 0  # of what moves pixels: only those, and the device gets `fill` and them too
 
 
 def _nothing(op: Tensor, arg: Tensor, size: int) -> tuple[Tensor, ...]:
@@ -125,14 +124,14 @@ KINDS = (
     Kind((Op.COLOR,), _argument, _color),
     Kind((Op.SHARPNESS,), _argument, _sharpness),
     Kind((Op.BLUR,), _box, filters.blur),
-    Kind((Op.ROTATE,), _turns_nearest, moves.rotate_nearest, taps=1),
+    Kind((Op.ROTATE,), _turns_nearest, moves.rotate, taps=1),
     *(
         kind
         for taps in (2, 4)
         for kind in (
-            Kind((Op.SHEAR_X, Op.TRANSLATE_X), _lines, partial(moves.slide, taps=taps), taps),
-            Kind((Op.SHEAR_Y, Op.TRANSLATE_Y), _lines, partial(moves.slide_down, taps=taps), taps),
-            Kind((Op.ROTATE,), _turns, partial(moves.rotate, taps=taps), taps),
+            Kind((Op.SHEAR_X, Op.TRANSLATE_X), _lines, moves.slide, taps),
+            Kind((Op.SHEAR_Y, Op.TRANSLATE_Y), _lines, moves.slide_down, taps),
+            Kind((Op.ROTATE,), _turns, moves.rotate, taps),
         )
     ),
 )
@@ -147,6 +146,6 @@ def apply(images: Tensor, layer: Layer, move: Callable[[Tensor], Tensor], kinds:
         rows = chosen.nonzero()[:, 0]
         if len(rows):
             needs = kind.prepare(layer.op[rows], layer.arg[rows], images.shape[-1])
-            needs += (layer.fill,) if kind.taps else ()
+            given = [move(need) for need in needs] + ([move(layer.fill), kind.taps] if kind.taps else [])
             rows = move(rows)
-            images.index_copy_(0, rows, kind.run(images[rows], *(move(need) for need in needs)))
+            images.index_copy_(0, rows, kind.run(images[rows], *given))

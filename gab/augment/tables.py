@@ -57,7 +57,8 @@ def contrast(grey: Tensor, factor: Tensor) -> Tensor:
 
 def auto_contrast(images: Tensor) -> Tensor:
     """Stretches every channel from its darkest and lightest level to 0 and 255."""
-    low, high = images.flatten(2).aminmax(dim=2, keepdim=True)  # (R, 3, 1)
+    pixels = images.flatten(2).int()  # compiled for a CPU, the minimum of uint8 is wrong (torch 2.15)
+    low, high = pixels.amin(2, keepdim=True), pixels.amax(2, keepdim=True)  # (R, 3, 1)
     low, high = low.double(), high.double()  # few numbers, and 255 must come out as 255 where Pillow's does
     scale = torch.full_like(high, 255).div((high - low).clamp(min=1))  # 255 / x would be 255 times 1 / x, rounded twice
     value = torch.arange(_LEVELS, device=images.device)

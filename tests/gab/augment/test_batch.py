@@ -129,3 +129,22 @@ def test_mixing_ends() -> None:
 
 def test_the_network_gets_no_history() -> None:
     assert not augment(**RECIPES["gab"])(*batch(), epoch=0, step=0, first=0)[0].requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("compile", [False, True])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_gpu_as_cpu(recipe: str, compile: bool, photos) -> None:
+    """Nearly all values equal: sums of the moves and of the noise are rounded otherwise."""
+    images, keys = photos(48).repeat(4, 1, 1, 1), torch.arange(24)
+    done = []
+    for device in ("cpu", "cuda"):
+        config = AugmentConfig(mixing_group=4, **RECIPES[recipe])
+        chosen = Augment(
+            config, seed=0, mean=MEAN, std=STD, device=torch.device(device), compile=compile and device == "cuda"
+        )
+        done.append(chosen(images.to(device), keys.to(device), keys, epoch=1, step=7, first=0)[0].cpu())
+    difference = (done[0] - done[1]).abs()
+    assert (difference > 1e-4).float().mean() < 0.01
+    assert difference.max() < 0.1

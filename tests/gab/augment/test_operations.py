@@ -88,7 +88,7 @@ def test_neighbours_do_not_matter(photos: Callable[[int], Tensor]) -> None:
 def test_compiles_in_one_piece(kind, photos: Callable[[int], Tensor]) -> None:
     images = photos(32)
     op, arg = torch.full((len(images),), kind.ops[0]), torch.linspace(0.1, 0.4, len(images)).double()
-    needs = kind.prepare(op, arg, 32) + ((torch.tensor(FILL).byte(),) if kind.taps else ())
+    needs = kind.prepare(op, arg, 32) + ((torch.tensor(FILL).byte(), kind.taps) if kind.taps else ())
     torch.compiler.reset()
     compiled = torch.compile(kind.run, fullgraph=True, backend="eager")
     assert torch.equal(compiled(images, *needs), kind.run(images, *needs))
