@@ -33,6 +33,7 @@ from gab.training.checkpoint_store import CheckpointStore, most_files
 from gab.training.determinism import make_deterministic
 from gab.training.distillation import Teacher, employ
 from gab.training.dry import report
+from gab.training.feeding import shortage
 from gab.training.init_from import Start, start_from
 from gab.training.lock import RunLock
 from gab.training.profile import profiled
@@ -275,6 +276,8 @@ def introduce(
         f"{folder}: {variant(config.model)}, {parameters:,} parameters, {trainer.macs / 1e9:.2f} G MACs per image"
     )
     observer.say(f"training:   {batches.describe()}")
+    if said := shortage(batches.rate, trainer.macs, trainer.peak):
+        observer.say(said)
     observer.say(f"evaluation: {evaluation.describe()}")
     observer.say(
         f"epochs: {config.train.epochs} of {trainer.steps_per_epoch} steps, batch {config.train.batch_size}, "

@@ -38,6 +38,8 @@ class TrainDecoder(Protocol):
     classes: list[str]
     num_samples: int
 
+    @property
+    def rate(self) -> float | None: ...
     def decode(self, seed: int, epoch: int, keys: np.ndarray) -> Iterator[Decoded]: ...
     def close(self) -> None: ...
     def describe(self) -> str: ...
@@ -99,6 +101,11 @@ class TrainBatches:
     def close(self) -> None:
         """Stop threads and worker processes."""
         self.decoder.close()
+
+    @property
+    def rate(self) -> float | None:
+        """Images per second that this process is expected to read, roughly; None where nobody knows."""
+        return self.decoder.rate
 
     def describe(self) -> str:
         """One line for the log."""

@@ -38,6 +38,8 @@ def current_gpu() -> torch.device:
 class GpuTrain:
     """Training images of a .beton file, on `device`. `batch_size` is this process's."""
 
+    rate = None  # of a decoder that has not been measured
+
     def __init__(self, path: Path, sidecar: Sidecar, data: DataConfig, batch_size: int, device: torch.device):
         self.classes, self.num_samples = sidecar.classes, sidecar.count
         self.path, self.batch_size, self.device = path, batch_size, device

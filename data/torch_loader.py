@@ -152,6 +152,8 @@ class Workers:
 class SourceTrain:
     """Training images of a reader, cropped by `data.order`. `batch_size` is this process's."""
 
+    rate = None  # of readers that differ
+
     def __init__(self, source: Source, data: DataConfig, batch_size: int, workers: int, pin: bool):
         self.classes, self.num_samples = source.classes, len(source)
         dataset = TrainDataset(source, data)

@@ -190,7 +190,9 @@ def timm_batches(
     folder: Path, batch_size: int, workers: int, prefetcher: bool = False, full: bool = False
 ) -> Iterator[int]:
     """timm's loader with the same augmentation. Its workers normalise and hand over float32."""
-    recipe = {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"} if full else {}
+    recipe: dict[str, Any] = (
+        {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"} if full else {}
+    )
     auto_augment.NAME_TO_OP["PosterizeIncreasing"] = posterize
     mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=CLASSES) if full else None
     loader = create_loader(

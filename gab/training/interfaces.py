@@ -20,6 +20,9 @@ class TrainBatches(Batches, Protocol):
 
     steps_per_epoch: int
 
+    @property
+    def rate(self) -> float | None: ...
+
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]: ...
 
 

@@ -28,6 +28,7 @@ class NoImages:
     """Stands for the data set of a trainer that is only asked for steps."""
 
     steps_per_epoch = num_samples = 1
+    rate = None
 
     def __init__(self, classes: int):
         self.classes = self.names = [str(number) for number in range(classes)]

@@ -208,6 +208,14 @@ def test_ffcv_workers_batch_size_and_start_change_nothing(data, ffcv_train):
 
 
 @needs_ffcv
+def test_the_expected_rate_is_that_of_the_threads(data, ffcv_train):
+    alone = open_train(data, batch_size=BATCH, seed=SEED, workers=1)
+    assert 500 < alone.rate < 10_000  # images of 60 to 500 pixels
+    assert ffcv_train.rate == ffcv_train.decoder.file.workers * alone.rate
+    alone.close()
+
+
+@needs_ffcv
 def test_batches_are_never_overwritten(ffcv_train):
     kept = list(ffcv_train.epoch(0))
     copies = [batch.images.clone() for batch in ffcv_train.epoch(0)]
