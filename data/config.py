@@ -9,7 +9,7 @@ from omegaconf import MISSING
 class WriteConfig:
     """How `scripts/prepare.py` stores the training images."""
 
-    mode: str = "jpg"  # jpg: original bytes where possible; raw: decoded pixels
+    mode: str = "jpg"  # jpg: the original JPEG where possible, with restart markers; raw: decoded pixels
     max_size: int = 500  # limit of the longer side, pixels
     quality: int = 90  # of images that must be encoded again
 

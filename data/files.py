@@ -35,7 +35,7 @@ class Sidecar:
     classes: list[str]
     class_counts: list[int]  # images of each class
     count: int
-    reencoded: int  # images that are not their original bytes (all of them in raw files)
+    reencoded: int  # images that do not have the coefficients of their original JPEG (all of them in raw files)
     skipped: list[str]  # unreadable images that were left out on request
     bytes: int
     sha256: str
