@@ -146,6 +146,14 @@ def test_pets_pool_has_images_that_no_list_names(replica: Replica) -> None:
     assert pool.labels[pool.names.index("Abyssinian/Abyssinian_34.jpg")] == 0
 
 
+@pytest.mark.parametrize("name", ["pets", "cars", "cifar100", "inat2019"])
+def test_the_pool_has_the_images_of_its_labels(name: str, replica: Replica) -> None:
+    pool, classes = readers.open_pool(replica(name)), EXPECTED[name][0]
+    shown = [(shown_label(pool, i, classes), int(pool.labels[i])) for i in range(len(pool))]
+    assert all(seen in (None, label) for seen, label in shown)
+    assert {label for seen, label in shown if seen is not None} == set(range(classes))
+
+
 def test_imagenet100_is_taken_from_imagenets_archives(tmp_path: Path) -> None:
     replicas.make("imagenet", tmp_path)
     config = replace(files.usual("imagenet100"), root=str(tmp_path))
