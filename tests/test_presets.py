@@ -173,6 +173,26 @@ def test_parameters(name: str) -> None:
     assert sum(p.numel() for p in network.parameters()) == count + more
 
 
+# Parts of names that say no network, or say it in other words.
+OTHER_WORDS = {"vit", "relpos", "kept", "sigma1", "sigma2", "sigma10", "224", "t", "t1", "tiny", *presets.DATA}
+OTHER_WORDS |= {"100ep", "200ep", "data20", "data60"}
+NAMED_OTHERWISE = {
+    "baselines/vit_s16_plain": "vit_s16_plain_norpe_sincos_2d",
+    "gab/pets_s16_gaussian": "vit_s16_gab_norpe_nope",
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_name_tells_network_and_data(name: str) -> None:
+    config, stem = presets.config(name), name.split("/")[1]
+    variant = presets.variant(config.model)
+    assert config.data.name in ([data for data in presets.DATA if stem.startswith(f"{data}_")] or ["imagenet"])
+    if name in NAMED_OTHERWISE:
+        assert variant == NAMED_OTHERWISE[name]
+    else:
+        assert set(stem.split("_")) - OTHER_WORDS == set(variant.split("_")) - OTHER_WORDS
+
+
 SWITCHES = {"_gab": {"gab"}, "_lape": {"join"}, "_life": {"life"}}
 SWIN_LAPE = {"lape/swin_t_lape", "lape/swin_s_lape"}  # beside tables: the position comes with its join
 NARROWER = {f"life/{data}_t2t_vit12_life" for data in ("cifar10", "cifar100", "tiny_imagenet", "imagenet100")}
