@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch._dynamo.utils import counters
 
 import eval as evaluation
 import train
@@ -132,6 +133,33 @@ def test_images_grow(tiny_run: Run, rows, config, tmp_path: Path) -> None:
     export(run, "raw", tmp_path / "export", folded=False, onnx=False)
     model = timm.create_model(f"local-dir:{tmp_path / 'export'}", pretrained=True)
     assert model.pos_embed.shape[1] == 16  # at 32 px
+
+
+@pytest.mark.slow
+def test_two_processes_grow_as_one(tiny_run: Run, rows, tmp_path: Path) -> None:
+    """Another DDP takes over at the switch; were the one before it still there, gradients would be added up twice."""
+    losses = []
+    for count in (1, 2):
+        how = (*SHORT, "+train.sizes={0:16,1:32}", "model.rel_pos=table", f"run.processes={count}")
+        losses.append([row["loss"] for row in rows(tiny_run(tmp_path / str(count), *how), "train")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_one_compilation_per_size(tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
+    """Beside that of the evaluation, which compiles once training has come to the size of the data set."""
+    graphs: list[int] = []
+    end_epoch = train.Trainer.end_epoch
+
+    def count(self) -> None:
+        graphs.append(counters["stats"]["unique_graphs"])
+        end_epoch(self)
+
+    monkeypatch.setattr(train.Trainer, "end_epoch", count)
+    how = (*SHORT, "+train.sizes={0:16,2:32}", "train.epochs=4", "run.compile=true", "model.rel_pos=table")
+    tiny_run(tmp_path, *how)
+    steps = [after - before for before, after in zip([0, *graphs], graphs, strict=False)]
+    assert steps[1:] == [0, 1, 1]
 
 
 # -- test images ------------------------------------------------------------------------------------------------------
