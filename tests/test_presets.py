@@ -16,6 +16,7 @@ from conf.schema import plain
 from data.readers import digits
 from gab.models import build
 from gab.training import distillation, init_from
+from gab.training.schedule import effective_lr
 from scripts import presets
 from tests import replicas
 
@@ -210,6 +211,36 @@ def test_a_switch_is_the_only_difference(switch: str) -> None:
         more = {"position"} if name in SWIN_LAPE else {"embed_dim"} if name in NARROWER else set()
         assert changed == SWITCHES[switch] | more
         assert {**before, "model": None} == {**after, "model": None}
+
+
+# Epochs with cooldown, global batch, peak learning rate, weight decay, drop-path (methods sheets, and their commands).
+RECIPES = {
+    "gab/imagenet_b16_gab": (410, 2304, 5e-4, 0.05, 0.1),
+    "gab/dogs_m16_gab": (200, 128, 0.01, 5e-4, 0.0),
+    "baselines/deit_b16": (300, 1024, 1e-3, 0.05, 0.1),
+    "baselines/deit3_s16": (800, 2048, 4e-3, 0.05, 0.05),
+    "baselines/deit3_b16": (800, 2048, 3e-3, 0.05, 0.2),
+    "baselines/deit3_b16_224": (20, 512, 1e-5, 0.1, 0.2),
+    "baselines/vit_s16_plain": (90, 1024, 1e-3, 0.1, 0.0),
+    "baselines/swin_s": (300, 1024, 1e-3, 0.05, 0.3),
+    "baselines/swin_t": (300, 1024, 1e-3, 0.05, 0.2),
+    "lape/deit_b16_distilled_lape": (300, 1024, 1e-3, 0.05, 0.1),
+    "lape/t2t_vit7_lape": (310, 512, 1e-3, 0.03, 0.1),
+    "lape/cifar10_cvt7_lape": (310, 128, 5.5e-4, 0.06, 0.1),
+    "lape/cifar100_vit_lite7": (310, 128, 6e-4, 0.06, 0.1),
+    "life/imagenet100_deit_s16_life": (300, 512, 5e-4, 0.05, 0.1),
+    "life/cifar100_swinv2_t_life": (300, 512, 5e-4, 0.05, 0.1),
+    "vitae/vitae_13m": (310, 512, 1e-3, 0.03, 0.1),
+    "vitae/vitae_s": (310, 512, 5e-4, 0.05, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_published_recipe(name: str) -> None:
+    config = presets.config(name)
+    peak = effective_lr(config.optim, config.train.batch_size)
+    found = (config.train.epochs, config.train.batch_size, peak, config.optim.weight_decay, config.model.drop_path_rate)
+    assert found == pytest.approx(RECIPES[name])
 
 
 # What makes a step small, whatever the preset: one narrow block, 16 images of 32 px.
