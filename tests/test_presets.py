@@ -243,6 +243,34 @@ def test_the_published_recipe(name: str) -> None:
     assert found == pytest.approx(RECIPES[name])
 
 
+# Probability of erasing, label smoothing, mixup, cutmix, repeats, evaluation crop, decay of the averaged weights (0: none).
+REGULARISERS = {
+    "gab/imagenet_b16_gab": (0.25, 0.1, 0.2, 1.0, 1, 0.9, 0.99996),
+    "gab/dogs_m16_gab": (0.0, 0.0, 0.0, 0.0, 1, 0.875, 0),
+    "baselines/deit_b16": (0.25, 0.1, 0.8, 1.0, 3, 0.875, 0.99996),
+    "baselines/deit3_s16": (0.0, 0.0, 0.8, 1.0, 3, 1, 0.99996),
+    "baselines/deit3_b16_224": (0.0, 0.1, 0.8, 1.0, 1, 1, 0.99996),
+    "baselines/vit_s16_plain": (0.0, 0.0, 0.2, 0.0, 1, 0.875, 0),
+    "baselines/swin_s": (0.25, 0.1, 0.8, 1.0, 1, 0.875, 0),
+    "baselines/cifar100_cct7": (0.0, 0.1, 0.8, 1.0, 1, 1, 0),
+    "lape/deit_b16_distilled_lape": (0.25, 0.1, 0.8, 1.0, 3, 1, 0.99996),
+    "lape/t2t_vit7_lape": (0.25, 0.1, 0.8, 1.0, 1, 0.9, 0.99996),
+    "lape/cifar10_cvt7_lape": (0.0, 0.1, 0.8, 1.0, 1, 1, 0),
+    "lape/cifar100_vit_lite7_lape": (0.25, 0.1, 0.8, 1.0, 1, 1, 0),
+    "life/imagenet100_deit_s16_life": (0.25, 0.1, 0.8, 1.0, 3, 0.875, 0.99996),
+    "vitae/vitae_13m": (0.25, 0.1, 0.8, 1.0, 1, 0.9, 0.99996),
+}
+
+
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_the_published_regularisers(name: str) -> None:
+    config = presets.config(name)
+    augment, data = config.augment, config.data
+    found = (augment.erase_prob, augment.label_smoothing, augment.mixup, augment.cutmix)
+    found = (*found, data.repeats, data.eval_crop, config.train.ema_decay or 0)
+    assert found == pytest.approx(REGULARISERS[name])
+
+
 # What makes a step small, whatever the preset: one narrow block, 16 images of 32 px.
 SMALL = [
     *("run.device=cpu", "run.compile=false", "run.workers=1", "run.eval_batch=8", "run.name=run", "run.log_every=1"),
