@@ -243,7 +243,7 @@ def test_the_published_recipe(name: str) -> None:
     assert found == pytest.approx(RECIPES[name])
 
 
-# Probability of erasing, label smoothing, mixup, cutmix, repeats, evaluation crop, decay of the averaged weights (0: none).
+# Probability of erasing, label smoothing, mixup, cutmix, repeats, evaluation crop, decay of the average (0: none).
 REGULARISERS = {
     "gab/imagenet_b16_gab": (0.25, 0.1, 0.2, 1.0, 1, 0.9, 0.99996),
     "gab/dogs_m16_gab": (0.0, 0.0, 0.0, 0.0, 1, 0.875, 0),
