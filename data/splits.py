@@ -8,6 +8,8 @@ A run has the splits train and val, and test where that is another set than val:
 | data.holdout=0.1                  | the rest       | a tenth of each training class        | what val was before |
 | data.split=pooled                 | 70 % of all    | 15 % of all                           | 15 % of all         |
 
+The three numbers of pooled are rounded down, as in the released script of GAB, so that one or two images may be in no
+split.
 `data.fraction` then leaves that share of each class to train on; a smaller share is a part of a larger one. Draws are
 hashes of an image's position in its set (`data.order`), and so functions of the labels alone: the same for every run
 seed. An image keeps its position in the whole training set, which keys its crops and augmentation.
@@ -119,10 +121,10 @@ def _indices(data: DataConfig, split: str, labels: np.ndarray) -> np.ndarray:
 
 
 def _pooled(seed: int, split: str, count: int) -> np.ndarray:
-    """Sorted indices: 15 % of `count` images to validate on, and to test on, rounded down; the rest to train on."""
+    """Sorted indices of 70, 15 and 15 % of `count` images to train, validate and test on, rounded as in GAB's script."""
     mixed = np.argsort(hash_of(seed, POOLED, np.arange(count)))
-    share = count * 15 // 100
-    parts = {"test": mixed[:share], "val": mixed[share : 2 * share], "train": mixed[2 * share :]}
+    train, share = int(count * 0.7), int(count * 0.15)  # of floats: 5,732 of 8,189
+    parts = {"test": mixed[:share], "val": mixed[share : 2 * share], "train": mixed[2 * share :][:train]}
     return np.sort(parts[split])
 
 
