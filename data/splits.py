@@ -121,7 +121,7 @@ def _indices(data: DataConfig, split: str, labels: np.ndarray) -> np.ndarray:
 
 
 def _pooled(seed: int, split: str, count: int) -> np.ndarray:
-    """Sorted indices of 70, 15 and 15 % of `count` images to train, validate and test on, rounded as in GAB's script."""
+    """Sorted indices of 70, 15 and 15 % of `count` images to train, validate, test on, rounded as by GAB's script."""
     mixed = np.argsort(hash_of(seed, POOLED, np.arange(count)))
     train, share = int(count * 0.7), int(count * 0.15)  # of floats: 5,732 of 8,189
     parts = {"test": mixed[:share], "val": mixed[share : 2 * share], "train": mixed[2 * share :][:train]}
