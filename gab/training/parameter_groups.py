@@ -21,17 +21,17 @@ def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict[str, Any
         UserError: `optim.decay=released` for a network that is not this package's.
     """
     own = {id(p) for n, p in model.named_parameters() if ".gaussian." in n}
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[tuple[str, float], dict[str, Any]] = {}  # by the rate itself: printed ones may coincide
     for group in _by_timm(model, optim):
         layer_scale = group.get("lr_scale", 1.0)
         for parameter in group["params"]:
             gaussian = id(parameter) in own
             kind = "gaussian" if gaussian else "decayed" if group["weight_decay"] else "exempt"
-            name = kind if layer_scale == 1 else f"{kind} x {layer_scale:.3g}"
+            name = kind if layer_scale == 1 else f"{kind} x {layer_scale:.6g}"
             scale = layer_scale * optim.gaussian_lr_scale if gaussian else layer_scale
             decay = 0.0 if gaussian else group["weight_decay"]
             empty = {"name": name, "params": [], "weight_decay": decay, "lr_scale": scale}
-            groups.setdefault(name, empty)["params"].append(parameter)
+            groups.setdefault((kind, layer_scale), empty)["params"].append(parameter)
     return sorted(groups.values(), key=lambda group: group["name"].startswith("gaussian"))  # these last
 
 

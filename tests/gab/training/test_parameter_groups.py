@@ -86,18 +86,19 @@ def test_all_but_the_gaussian_decays() -> None:
     assert {"blocks.0.norm1.weight", "blocks.0.attn.qkv.bias", "cls_token"} < names(model, groups[0])
 
 
-def test_rates_fall_by_timms_layers(model: nn.Module) -> None:
-    groups = parameter_groups(model, OptimConfig(layer_decay=0.5, gaussian_lr_scale=10.0))
+@pytest.mark.parametrize("decay", [0.5, 0.9999])
+def test_rates_fall_by_timms_layers(decay: float, model: nn.Module) -> None:
+    groups = parameter_groups(model, OptimConfig(layer_decay=decay, gaussian_lr_scale=10.0))
     ours = {name: group["lr_scale"] for group in groups for name in names(model, group)}
     theirs = {
         name: group["lr_scale"]
-        for group in param_groups_layer_decay(model, layer_decay=0.5)
+        for group in param_groups_layer_decay(model, layer_decay=decay)
         for name in names(model, group)
     }
     assert ours == {name: scale * (10 if ".gaussian." in name else 1) for name, scale in theirs.items()}
     last = max(scale for name, scale in ours.items() if ".gaussian." not in name)
     assert {scale for name, scale in ours.items() if name.startswith("head.")} == {last} == {1.0}
-    assert ours["patch_embed.proj.weight"] == min(ours.values()) < 0.5
+    assert ours["patch_embed.proj.weight"] == min(ours.values()) < decay
     assert len({group["name"] for group in groups}) == len(groups)
     assert {group["weight_decay"] for group in groups if group["name"].startswith("gaussian")} == {0.0}
     decays = {name: group["weight_decay"] for group in groups for name in names(model, group)}
