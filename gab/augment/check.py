@@ -28,6 +28,11 @@ def check(config: AugmentConfig) -> None:
     for key in _AMOUNTS:
         if values[key] is not None and values[key] < 0:
             raise UserError(f"augment.{key}={values[key]:g}: give a number of at least 0")
+    if config.mixing_group % 2 and (config.mixup > 0 or config.cutmix > 0):
+        raise UserError(
+            f"augment.mixing_group={config.mixing_group}: an odd group leaves an image without a partner, give an even "
+            "number (augment.mixup=0 augment.cutmix=0 mixes nothing)"
+        )
     if config.three_augment and config.randaugment.layers:
         raise UserError(
             "augment.three_augment and augment.randaugment.layers take each other's place: set three_augment=false "

@@ -13,6 +13,8 @@ REFUSED = {
     "randaugment.prob=-0.1: give a share": {"randaugment": RandAugmentConfig(prob=-0.1)},
     "cutmix=-1: give a number of at least 0": {"cutmix": -1.0},
     "mix_epochs=-3: give a number of at least 0": {"mix_epochs": -3},
+    "mixing_group=1: an odd group": {"mixing_group": 1, "cutmix": 0.0},
+    "mixing_group=3: an odd group": {"mixing_group": 3, "mixup": 0.0},
     "randaugment.layers=-1: give a number": {"randaugment": RandAugmentConfig(layers=-1)},
     "randaugment.magnitude_max=-2: give a number": {"randaugment": RandAugmentConfig(magnitude_max=-2)},
     "three_augment and augment.randaugment.layers take each other's place": {
@@ -34,5 +36,6 @@ def test_what_cannot_be_is_refused(said: str) -> None:
 
 def test_the_rest_is_taken() -> None:
     check(AugmentConfig())
+    check(AugmentConfig(mixing_group=1, mixup=0.0, cutmix=0.0))
     check(AugmentConfig(mix_mode="pair", mix_epochs=0, randaugment=RandAugmentConfig(layers=15, weighted=True)))
     check(AugmentConfig(randaugment=RandAugmentConfig(magnitude_std=101, magnitude_max=30)))
