@@ -241,12 +241,16 @@ class BetonFile:
         )
 
 
-def usable_memory() -> int:
-    """Bytes of the machine's memory, or of this job's share where a cgroup limits it."""
+def usable_memory(root: Path = Path("/")) -> int:
+    """Bytes of the machine's memory, or of this job's share where its cgroup (version 2) or one above limits it."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text().strip() if limit.is_file() else "max"
-    return min(machine, int(text)) if text.isdigit() else machine
+    groups, own = root / "sys/fs/cgroup", root / "proc/self/cgroup"
+    lines = own.read_text().splitlines() if own.is_file() else []
+    paths = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    folder = groups.joinpath(*paths)
+    limits = (above / "memory.max" for above in (folder, *folder.parents) if above.is_relative_to(groups))
+    texts = [limit.read_text().strip() for limit in limits if limit.is_file()]
+    return min([machine, *(int(text) for text in texts if text.isdigit())])
 
 
 class BetonTrain:

@@ -315,6 +315,27 @@ def test_threads_of_torch_are_left_alone(data, ffcv_train):
         torch.set_num_threads(before)
 
 
+@needs_ffcv
+def test_memory_is_the_least_of_the_cgroups(tmp_path):
+    from data.ffcv_loader import usable_memory
+
+    groups = tmp_path / "sys/fs/cgroup"
+    step = groups / "slurm/job_7/step_0"
+    step.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    machine = usable_memory(tmp_path)
+    assert machine > 10**8
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/elsewhere\n0::/slurm/job_7/step_0\n")
+    (step / "memory.max").write_text("max\n")
+    assert usable_memory(tmp_path) == machine
+    (step.parent / "memory.max").write_text("5000\n")
+    (groups / "slurm/memory.max").write_text("6000\n")
+    assert usable_memory(tmp_path) == 5000
+    (groups / "memory.max").write_text("4000\n")
+    (tmp_path / "proc/self/cgroup").write_text("0::/\n")
+    assert usable_memory(tmp_path) == 4000
+
+
 def timm_images(root: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """timm's own transform and loader, as uint8."""
     dataset = create_dataset("", root=str(root), split="val")
