@@ -112,6 +112,16 @@ def _optimisation(config: Config) -> None:
     _choice("optim.cosine_from", optim.cosine_from, ("warmup", "start"))
     _choice("train.loss", train.loss, LOSSES)
     _choice("train.test", train.test, ("last", "best"))
+    if not optim.lr > 0:
+        raise UserError(f"optim.lr={optim.lr:g}: give a positive number")
+    for key in ("warmup_lr", "min_lr", "warmup_epochs", "cooldown_epochs", "weight_decay"):
+        if not getattr(optim, key) >= 0:
+            raise UserError(f"optim.{key}={getattr(optim, key):g}: give a number of at least 0")
+    if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
+        raise UserError(f"optim.betas={optim.betas}: give two numbers from 0 to below 1")
+    for name, value in {"optim.momentum": optim.momentum, "train.ema_decay": train.ema_decay}.items():
+        if value is not None and not 0 <= value < 1:
+            raise UserError(f"{name}={value:g}: give a number from 0 to below 1")
     if optim.layer_decay is not None and not 0 < optim.layer_decay <= 1:
         raise UserError(f"optim.layer_decay={optim.layer_decay:g}: give a number above 0 and at most 1, or null")
     if train.skip_non_finite and optim.name not in SKIPPING:
