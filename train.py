@@ -65,6 +65,11 @@ def run(cfg: DictConfig) -> None:
             f"the {info.train:,} training images of data={config.data.name} do not fill one batch: "
             f"lower train.batch_size={config.train.batch_size}"
         )
+    if config.train.test == "best" and info.test is None:
+        raise UserError(
+            f"train.test=best is for test images, and data={config.data.name} has none beside those to validate on: set "
+            "train.test=last, data.split=pooled or data.holdout"
+        )
     require_imagenet(config.evaluators, info.classes, f"data={config.data.name}")
     check_sets(config.evaluators, config.data)
     if config.run.dry:
@@ -91,8 +96,8 @@ def finished(folder: Path, metric: str) -> bool:
     rows = read(record) if record.is_file() else []
     if not rows or rows[-1]["kind"] != "end":
         return False
-    score = f"{METRICS[metric]} {rows[-1][metric]:.2f} %"
-    print(f"{folder} is finished: {score}. For another run, change the config or run.name.")
+    print(f"{folder} is finished; for another run, change the config or run.name.")
+    print(summary(folder, rows[-1], drawn=[], metric=metric))
     return True
 
 
@@ -194,7 +199,7 @@ def prepare(processes: Processes, config: Config) -> Ready:
     model, start = network(config, len(classes), image_size), None
     if config.init.source is not None:
         model, start = start_from(config.init, config.model, image_size=image_size, classes=classes, seed=config.seed)
-    teacher = employ(config, len(classes), processes.device) if config.distillation.teacher else None
+    teacher = employ(config, model, len(classes), processes.device) if config.distillation.teacher else None
     return Ready(batches, open_train, evaluation, test_images, model, start, teacher)
 
 
@@ -326,7 +331,7 @@ def introduce(
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}
 
 
-def summary(folder: Path, scores: dict[str, float], drawn: list[Path], metric: str) -> str:
+def summary(folder: Path, scores: dict[str, Any], drawn: list[Path], metric: str) -> str:
     """The last words: the headline is that of the last epoch, by the metric of the data set."""
 
     def share(field: str) -> str:

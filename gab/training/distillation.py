@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gab.config import DistillationConfig
 from gab.errors import UserError
-from gab.models.build import check_name
+from gab.models.build import check_name, variant
 from gab.models.convert import convert
 from gab.models.weights import published, read
 from gab.training.digest import content_digest
@@ -73,12 +73,17 @@ class Teacher:
         return heat**2 * F.kl_div(own, taught, log_target=True, reduction="batchmean")
 
 
-def employ(config: Any, num_classes: int, device: torch.device) -> Teacher:
+def employ(config: Any, student: nn.Module, num_classes: int, device: torch.device) -> Teacher:
     """The teacher that a run's config (`conf.schema.Config`) names, ready to be asked.
 
     Raises:
-        UserError: as `load_teacher`.
+        UserError: the student has no second head to learn with, or as `load_teacher`.
     """
+    if not hasattr(student, "set_distilled_training"):
+        raise UserError(
+            f"distillation.teacher needs a network with a head for it, which {variant(config.model)} lacks: set "
+            "model=deit_t16_distilled, or model.name to a distilled one of timm"
+        )
     network = load_teacher(config.distillation, num_classes).to(device)
     bf16 = config.train.precision == "bf16"
     teacher = Teacher(config.distillation, network, mean=config.data.mean, std=config.data.std, bf16=bf16)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -7,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gab.augment import Targets, mixed_cross_entropy
-from gab.config import DistillationConfig
+from gab.config import DistillationConfig, TimmConfig
 from gab.errors import UserError
-from gab.training.distillation import Teacher, load_teacher
+from gab.training.distillation import Teacher, employ, load_teacher
 from gab.training.objective import Objective
 
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
@@ -49,6 +50,12 @@ def test_soft_labels_are_its_distribution_at_a_temperature() -> None:
     divergence = (theirs * (theirs / ours).log()).sum(1).mean()
     found = teacher(kind="soft", temperature=2.0).loss(LOGITS, IMAGES)
     assert found.item() == pytest.approx(4 * divergence.item(), rel=1e-5)
+
+
+def test_a_student_without_a_second_head_is_refused() -> None:
+    config = SimpleNamespace(model=TimmConfig(name="resnet18", base="resnet18"))
+    with pytest.raises(UserError, match="needs a network with a head for it, which resnet18 lacks"):
+        employ(config, Brightness(), 3, torch.device("cpu"))
 
 
 def test_the_two_losses_share() -> None:
