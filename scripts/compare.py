@@ -2,6 +2,7 @@
 
 Runs that differ in the seed alone make a group. Writes OUT/comparison.csv, a line for each group: mean and sample
 standard deviation of the last epoch's scores on the validation images, and on the test images where there are some.
+The best come first, by the metric of their data set (`data.metric`) on the validation images.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def ended(folder: Path) -> Ended | None:
 
 
 def compare(runs: list[Ended]) -> list[dict[str, Any]]:
-    """A row for each group of runs with equal settings, best mean first."""
+    """A row for each group of runs with equal settings, best mean of their metric first."""
     groups: dict[str, list[Ended]] = {}
     for run in runs:
         groups.setdefault(repr(sorted(run.settings.items())), []).append(run)
@@ -86,8 +87,13 @@ def compare(runs: list[Ended]) -> list[dict[str, Any]]:
     first = [group[0].settings for group in groups.values()]
     differing = [key for key in keys if len({repr(settings.get(key)) for settings in first}) > 1]
     scores = [name for name in SCORES if any(name in run.row for run in runs)]
-    rows = [row(group, differing, scores) for group in groups.values()]
-    return sorted(rows, key=lambda each: -each["top1_mean"])
+    return [row(group, differing, scores) for group in sorted(groups.values(), key=headline, reverse=True)]
+
+
+def headline(group: list[Ended]) -> float:
+    """The group's mean of what its data set is judged by (percent)."""
+    metric = group[0].settings.get("data.metric", "top1")
+    return mean(run.row[metric] for run in group)
 
 
 def row(group: list[Ended], differing: list[str], names: list[str]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Curves of runs as one table: `curves.py results/curves_NAME.csv RUN...`, a line for every evaluation of every run.
 
 Each line has the run's network, data set and seed, what the evaluation found (percent), the training loss of the last
-row before it, and where the run comes from: commit, command (folders left out), processor, cores, GPU and date.
+row before it, and where the run comes from: commit, command (folders left out), processor, cores, GPU and date. Of a
+run that went on with another commit or on another machine, all are named, in order.
 """
 
 import json
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def curve(folder: Path) -> list[dict[str, Any]]:
     rows = read(record) if record.is_file() and provenance.is_file() else []
     if not any(row["kind"] == "eval" for row in rows):
         raise UserError(f"{folder} is not the folder of a run that has evaluated once: give such folders")
-    start, origin = rows[0], json.loads(provenance.read_text())[0]
+    start, origin = rows[0], came_from(json.loads(provenance.read_text()))
     config = OmegaConf.load(folder / "config.yaml")
     run = {"variant": start["variant"], "data": config.data.name, "seed": start["seed"]}
     lines, train_loss = [], None
@@ -48,21 +50,26 @@ def curve(folder: Path) -> list[dict[str, Any]]:
             train_loss = row["loss"]
         if row["kind"] == "eval":
             measured = {name: row.get(name) for name in MEASURED}
-            lines.append({**run, **measured, "train_loss": train_loss, **came_from(origin)})
+            lines.append({**run, **measured, "train_loss": train_loss, **origin})
     return lines
 
 
-def came_from(origin: dict[str, Any]) -> dict[str, Any]:
-    """Commit (with a plus where it was changed), command, hardware and date of a run's first start."""
-    hardware = origin["hardware"]
+def came_from(starts: list[dict[str, Any]]) -> dict[str, str]:
+    """Commits (with a plus where it was changed) and hardware of a run's starts; command and date of the first."""
+    hardware = [start["hardware"] for start in starts]
     return {
-        "commit": f"{origin['commit']}{'+' if origin['uncommitted'] else ''}",
-        "command": command(origin["command"]),
-        "cpu": hardware["cpu"],
-        "cores": hardware["usable_cores"],
-        "gpu": " ".join(gpu["name"] for gpu in hardware["gpus"]),
-        "date": origin["time"].partition("T")[0],
+        "commit": different(f"{start['commit']}{'+' if start['uncommitted'] else ''}" for start in starts),
+        "command": command(starts[0]["command"]),
+        "cpu": different(each["cpu"] for each in hardware),
+        "cores": different(str(each["usable_cores"]) for each in hardware),
+        "gpu": different(" ".join(gpu["name"] for gpu in each["gpus"]) for each in hardware),
+        "date": starts[0]["time"].partition("T")[0],
     }
+
+
+def different(values: Iterable[str]) -> str:
+    """The values that differ, in order."""
+    return ", then ".join(dict.fromkeys(values))
 
 
 def command(line: str) -> str:

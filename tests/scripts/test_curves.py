@@ -49,6 +49,13 @@ def test_a_line_for_every_evaluation(run: Path, tmp_path: Path) -> None:
     }
 
 
+def test_what_changed_between_the_starts_of_a_run_is_named(run: Path) -> None:
+    other = {"commit": "def", "uncommitted": None, "hardware": ORIGIN["hardware"] | {"cpu": "another"}}
+    (run / "provenance.json").write_text(json.dumps([ORIGIN, ORIGIN, ORIGIN | other]))
+    line = curves.curve(run)[-1]
+    assert (line["commit"], line["cpu"], line["cores"]) == ("abc+, then def", "a processor, then another", "2")
+
+
 def test_a_table_says_nothing_of_folders(run: Path) -> None:
     assert curves.command(ORIGIN["command"]) == "python train.py experiment=digits data.root=FOLDER seed=1"
     assert str(run) not in str(curves.curve(run))

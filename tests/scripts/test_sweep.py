@@ -188,6 +188,18 @@ def test_comparison_is_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[
         compare.write(tmp_path / "out", [tmp_path / "d"])
 
 
+def test_comparison_is_in_the_order_of_the_runs_metric(tmp_path: Path) -> None:
+    found = {"a": (80.0, 70.0), "b": (79.0, 75.0)}
+    for name, (top1, mean_per_class) in found.items():
+        (tmp_path / name).mkdir()
+        settings = f"{{seed: 0, model: {{base: {name}}}, data: {{metric: mean_per_class}}}}"
+        (tmp_path / name / "config.yaml").write_text(settings)
+        scores = {"top1": top1, "mean_per_class": mean_per_class}
+        (tmp_path / name / "record.jsonl").write_text(row(kind="end", epoch=2, **scores))
+    rows = compare.compare([run for run in (compare.ended(tmp_path / name) for name in found) if run])
+    assert [each["model.base"] for each in rows] == ["b", "a"]
+
+
 def test_without_slurm_one_is_sent_to_a_login_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no squeue here: run this on a login node"):
