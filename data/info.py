@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data import beton, files
+from data.batches import check_loader
 from data.config import DataConfig
 from data.errors import DataError
 from data.readers.folder import require_same_classes
@@ -29,6 +30,7 @@ def inspect(data: DataConfig) -> DataInfo:
     Raises DataError for a missing or empty folder, a class without images, classes that differ between training and
     validation or testing, and a .beton file that may not be used.
     """
+    check_loader(data)
     found = {split: _split(data, split) for split in splits(data)}
     classes = found["train"][0]
     for split in found:
@@ -44,7 +46,7 @@ def fingerprint(data: DataConfig) -> dict[str, str]:
     images: their classes, names and order, which are known without opening a file; an image that was exchanged under
     its name is not noticed. Raises DataError as `inspect` does.
     """
-    return {split: _fingerprint(data, split) for split in ("train", "val")}
+    return {split: _fingerprint(data, split) for split in splits(data)}
 
 
 def _fingerprint(data: DataConfig, split: str) -> str:
