@@ -80,6 +80,8 @@ def refuse_another(
 ) -> None:
     """Refuse the checkpoint `path` where it belongs to another config, other images or other weights.
 
+    What it has no fingerprint of is taken for the same: older versions kept none of the test images.
+
     Args:
         content: of the checkpoint.
         container, data, origins: the config of this start, the fingerprint of its data set, and those of the weights
@@ -94,7 +96,7 @@ def refuse_another(
         ("images", content["data"], data),
         ("weights that it began with or is taught by", content.get("origins", {}), origins),
     ):
-        changes = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if now[key] != before.get(key)]
+        changes = [f"{key}: {before[key]} -> {now[key]}" for key in now if now[key] != before.get(key, now[key])]
         if changes:
             raise UserError(
                 f"the {what} are not those that {path} was trained on (fingerprints {'; '.join(changes)}): put the old "

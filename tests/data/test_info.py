@@ -44,6 +44,16 @@ def test_a_split_that_stays_has_the_same_fingerprint_and_splits_differ(own_confi
     assert first["train"] != first["val"]
 
 
+def test_test_images_have_a_fingerprint_too(own_config: DataConfig) -> None:
+    """Of a hold-out, which leaves the validation folder for the test."""
+    config = replace(own_config, holdout=0.2, loader="torch")
+    first = fingerprint(config)
+    path = Path(config.root) / "val" / "sky" / "00.jpg"
+    path.rename(path.with_name("99.jpg"))
+    second = fingerprint(config)
+    assert {split for split in first if first[split] != second[split]} == {"test"}
+
+
 def test_where_the_files_lie_does_not_count(own_config: DataConfig, tmp_path: Path) -> None:
     first = fingerprint(own_config)
     elsewhere = shutil.copytree(own_config.root, tmp_path / "elsewhere", copy_function=shutil.copyfile)

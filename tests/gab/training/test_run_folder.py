@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from gab.errors import UserError
-from gab.training.run_folder import check_folder, differences, make_folder, run_name
+from gab.training.run_folder import check_folder, differences, make_folder, refuse_another, run_name
 
 CONFIG = {
     "model": {"depth": 2, "kwargs": {}},
@@ -82,3 +82,13 @@ def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
 
 def test_spelling_of_numbers_is_no_difference() -> None:
     assert run_name(changed("optim", "lr", 1), "v") == run_name(changed("optim", "lr", 1.0), "v")
+
+
+def test_images_that_a_checkpoint_knows_nothing_of_are_accepted() -> None:
+    """It is of a version that kept no fingerprint of test images."""
+    content = {"config": CONFIG, "data": {"train": "1", "val": "2"}}
+    known = {"train": "1", "val": "2", "test": "3"}
+    refuse_another(Path("last.pt"), content, container=CONFIG, data=known, origins={})
+    content["data"]["test"] = "4"
+    with pytest.raises(UserError, match=r"the images are not those .* \(fingerprints test: 4 -> 3\)"):
+        refuse_another(Path("last.pt"), content, container=CONFIG, data=known, origins={})
