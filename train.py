@@ -67,8 +67,8 @@ def run(cfg: DictConfig) -> None:
         )
     if config.train.test == "best" and info.test is None:
         raise UserError(
-            f"train.test=best is for test images, and data={config.data.name} has none beside those to validate on: set "
-            "train.test=last, data.split=pooled or data.holdout"
+            f"train.test=best is for test images, and data={config.data.name} has none beside those to validate on: "
+            "set train.test=last, data.split=pooled or data.holdout"
         )
     require_imagenet(config.evaluators, info.classes, f"data={config.data.name}")
     check_sets(config.evaluators, config.data)
@@ -283,7 +283,8 @@ def introduce(
     observer.say(f"training:   {batches.describe()}")
     if said := shortage(batches.rate, trainer.macs, trainer.peak):
         observer.say(said)
-    observer.say(f"evaluation: {evaluation.describe()}")
+    published = "; these are the published test images" if data.validates_on_test(config.data) else ""
+    observer.say(f"evaluation: {evaluation.describe()}{published}")
     observer.say(
         f"epochs: {config.train.epochs} of {trainer.steps_per_epoch} steps, batch {config.train.batch_size}, "
         f"learning rate {lr:g}, {config.train.precision}, {trainer.processes.count} x {trainer.processes.device.type}"

@@ -5,7 +5,7 @@ from data.config import CropConfig, DataConfig, WriteConfig
 from data.errors import DataError
 from data.info import DataInfo, fingerprint, inspect
 from data.prepare import prepare
-from data.splits import splits
+from data.splits import splits, validates_on_test
 
 __all__ = [
     "Batch",
@@ -22,4 +22,5 @@ __all__ = [
     "open_train",
     "prepare",
     "splits",
+    "validates_on_test",
 ]

@@ -53,6 +53,11 @@ def splits(data: DataConfig) -> tuple[str, ...]:
     return ("train", "val", "test") if has_test else ("train", "val")
 
 
+def validates_on_test(data: DataConfig) -> bool:
+    """Whether a run validates on the published test images, for want of others. Raises DataError."""
+    return _origin(data, "val") == "test"
+
+
 def require_split(data: DataConfig, split: str) -> None:
     """Raise DataError if a run has no such split."""
     if split not in splits(data):

@@ -173,7 +173,10 @@ def test_test_images_are_shown_once(which: str, tiny_run: Run, rows, config, tmp
     assert (tested["weights"], tested["images"]) == (which, 360)
     assert end["test_top1"] == tested["top1"]
     assert ("test_top1_ema" in end) == (which == "last")
-    assert f"test images: top-1 {tested['top1']:.2f} %" in capsys.readouterr().out
+    said = f"test images: top-1 {tested['top1']:.2f} %"
+    assert said in capsys.readouterr().out
+    tiny_run(tmp_path, *SHORT, "data.holdout=0.2", f"train.test={which}")
+    assert said in capsys.readouterr().out  # of a run that is finished
 
     settings = (f"checkpoint={run}/checkpoints/{which}.pt", "eval.split=test", "eval.weights=raw", "run.device=cpu")
     evaluation.run(config(*settings, f"eval.out={tmp_path / 'out'}", "run.workers=1", name="eval"))
@@ -187,6 +190,14 @@ def test_test_images_are_shown_once(which: str, tiny_run: Run, rows, config, tmp
 def test_without_test_images_nothing_is_said(first: Path, rows) -> None:
     assert not rows(first, "test")
     assert "test_top1" not in rows(first, "end")[0]
+
+
+def test_without_test_images_no_weights_can_be_chosen_for_them(tiny_run: Run, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"data=digits has none .* set train\.test=last, data\.split=pooled or data\.hold"
+    ):
+        tiny_run(tmp_path, *SHORT, "train.test=best")
+    assert not list(tmp_path.iterdir())
 
 
 # -- what cannot be ---------------------------------------------------------------------------------------------------

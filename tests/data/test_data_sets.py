@@ -236,6 +236,12 @@ def test_impossible_splits_are_refused(name: str, settings: dict, sentence: str,
             look(replica(name, **settings))
 
 
+def test_runs_validate_on_published_test_images_unless_others_are_drawn(replica: Replica) -> None:
+    assert data.validates_on_test(replica("pets"))
+    for config in (replica("pets", holdout=0.25), replica("pets", split="pooled"), replica("flowers102")):
+        assert not data.validates_on_test(config)
+
+
 def test_a_split_that_there_is_not_is_refused(replica: Replica) -> None:
     with pytest.raises(DataError, match=r"cifar10 has no split 'test'; choose train or val, or make one by data\.hold"):
         open_eval(replica("cifar10"), batch_size=4, workers=0, split="test")
