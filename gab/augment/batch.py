@@ -10,8 +10,11 @@ from torch import Tensor
 from gab.augment import jitter, randaugment
 from gab.augment.erasing import draw_boxes, erase
 from gab.augment.mixing import Mixing, draw_mixing, mirrored, mix_images, units
-from gab.augment.operations import KINDS, Layer, apply
+from gab.augment.operations import KINDS, Layer, apply, twice_if_one
 from gab.config import AugmentConfig
+
+_DRAWS = 2**14  # samples among which every operation of a recipe appears
+_UNLIKE = (5, 7, 11)  # numbers of boxes: PyTorch takes dimensions that are equal at first to be equal for ever
 
 
 class Targets(NamedTuple):
@@ -84,9 +87,26 @@ class Augment:
         x = self.normalize(images if self.cut is None else centre(images, self.cut), self.mean, self.std)
         if self.config.erase_prob > 0:
             drawn = draw_boxes(indices, seed=self.seed, epoch=epoch, size=x.shape[-1], prob=self.config.erase_prob)
-            pixels = int((drawn[1][:, 1::2] - drawn[1][:, ::2]).prod(1).sum())
-            x = self.erase(x, *(self._move(column) for column in drawn), pixels=pixels)
+            x = self._erase(x, *drawn)
         return self._mix(x, labels, epoch=epoch, step=step, first=first)
+
+    @torch.no_grad()
+    def warm_up(self, count: int, size: int) -> None:
+        """Have everything compiled that micro-batches uint8 (`count`, 3, `size`, `size`) may meet.
+
+        What is rarely drawn would else be compiled in the midst of training, while the other processes wait. It works
+        on images of its own, and what is drawn later does not depend on it.
+        """
+        images = torch.zeros(2, 3, size, size, dtype=torch.uint8, device=self.device)
+        for layer in self.layers(torch.arange(_DRAWS), epoch=0):
+            for op, taps in torch.stack([layer.op, layer.taps], 1).unique(dim=0):
+                once = Layer(op.repeat(2), torch.ones(2).double(), taps.repeat(2), layer.fill)
+                apply(images, once, self._move, self.kinds)
+        if self.config.erase_prob > 0:
+            x = torch.zeros(count, 3, self.cut or size, self.cut or size, device=self.device)
+            rows = next(n for n in _UNLIKE if n not in x.shape)
+            drawn = torch.zeros(rows, dtype=torch.int64), torch.tensor([[0, 1, 0, 2]] * rows), torch.arange(rows)
+            self._erase(x, *drawn)
 
     def layers(self, keys: Tensor, epoch: int) -> list[Layer]:
         """What is done to uint8 images of samples `keys` (B,), one layer after another."""
@@ -109,6 +129,12 @@ class Augment:
         for layer in layers:
             apply(images, layer, self._move, self.kinds)
         return images
+
+    def _erase(self, x: Tensor, rows: Tensor, boxes: Tensor, keys: Tensor) -> Tensor:
+        """Erase what is drawn on the CPU; where it is nothing, no kernel is needed."""
+        drawn = [twice_if_one(column) for column in (rows, boxes, keys)]
+        pixels = int((drawn[1][:, 1::2] - drawn[1][:, ::2]).prod(1).sum())
+        return self.erase(x, *(self._move(column) for column in drawn), pixels=pixels) if pixels else x
 
     def _mix(self, x: Tensor, labels: Tensor, *, epoch: int, step: int, first: int) -> tuple[Tensor, Targets]:
         config, group = self.config, self.config.mixing_group

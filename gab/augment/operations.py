@@ -137,6 +137,15 @@ KINDS = (
 )
 
 
+def twice_if_one(rows: Tensor) -> Tensor:
+    """`rows` (R, ...), or a single one as two.
+
+    PyTorch compiles code anew for a dimension of one, however dynamic: this spares every kernel its second compilation,
+    in the midst of training. A place that is written twice gets equal values, so no order of writing matters.
+    """
+    return rows.repeat_interleave(2, 0) if len(rows) == 1 else rows
+
+
 def apply(images: Tensor, layer: Layer, move: Callable[[Tensor], Tensor], kinds: Sequence[Kind] = KINDS) -> None:
     """Do `layer` to uint8 `images` (B, 3, S, S), in place; `move` brings tensors to their device."""
     for kind in kinds:
@@ -145,6 +154,7 @@ def apply(images: Tensor, layer: Layer, move: Callable[[Tensor], Tensor], kinds:
             chosen &= layer.taps == kind.taps
         rows = chosen.nonzero()[:, 0]
         if len(rows):
+            rows = twice_if_one(rows)
             needs = kind.prepare(layer.op[rows], layer.arg[rows], images.shape[-1])
             given = [move(need) for need in needs] + ([move(layer.fill), kind.taps] if kind.taps else [])
             rows = move(rows)

@@ -204,6 +204,8 @@ class Trainer:
                 steps_per_epoch=self.steps_per_epoch,
                 epochs=train.epochs,
             )
+            if self.config.run.compile == "true" and not self.warm:
+                self.augment.warm_up(self.config.run.micro_batch or len(batch.labels), batch.images.shape[-1])
             loss = self.step(batch, epoch=epoch, lr=lr)
             self.meter.add(loss, train.batch_size, self.state.step)
             self.meter.waited, batches.waited = self.meter.waited + batches.waited, 0.0

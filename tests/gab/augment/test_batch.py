@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,8 @@ from torchvision.transforms.functional import center_crop
 
 from gab.augment import Augment, normalize
 from gab.augment.batch import centre
-from gab.augment.operations import Op
+from gab.augment.erasing import draw_boxes
+from gab.augment.operations import Layer, Op
 from gab.config import AugmentConfig, RandAugmentConfig
 from tests.gab.augment.pillow import by_timm
 
@@ -129,6 +132,35 @@ def test_mixing_ends() -> None:
 
 def test_the_network_gets_no_history() -> None:
     assert not augment(**RECIPES["gab"])(*batch(), epoch=0, step=0, first=0)[0].requires_grad
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("recipe", ["gab", "deit3"])
+def test_all_is_compiled_at_the_start(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever number of images an operation or a box meets later."""
+    graphs = []
+
+    def backend(graph, example):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    config = AugmentConfig(mixing_group=4, **RECIPES[recipe])
+    chosen = Augment(config, seed=0, mean=MEAN, std=STD, device=CPU, compile=True)
+    chosen.warm_up(24, 16)
+    first = len(graphs)
+    assert first == {"gab": 13, "deit3": 4}[recipe]  # kinds: all but the nearest rotation and blur, and the erasing
+    images = batch()[0]
+    for layer in chosen.layers(torch.arange(9999), epoch=1):
+        for op, taps in torch.stack([layer.op, layer.taps], 1).unique(dim=0):
+            for count in (1, 2, 3, 16, 24):
+                given = Layer(op.repeat(count), torch.ones(count).double(), taps.repeat(count), layer.fill)
+                chosen._distort(images[:count], [given])
+    for count in (0, 1, 2, 4, 16, 24) if config.erase_prob else ():
+        drawn = draw_boxes(torch.arange(count), seed=0, epoch=0, size=16, prob=1.0)
+        chosen._erase(torch.zeros(24, 3, 16, 16), *drawn)
+    assert len(graphs) == first
 
 
 @pytest.mark.gpu
