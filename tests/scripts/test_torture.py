@@ -19,17 +19,16 @@ from tests.scripts.test_same_bits import make
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_three_kills(processes: int, tmp_path: Path) -> None:
+def test_two_kills(tmp_path: Path) -> None:
     table = tmp_path / "torture.csv"
-    given = ["--kills", "3", "--processes", str(processes), "--epochs", "4", "--csv", str(table)]
+    given = ["--kills", "2", "--processes", "2", "--epochs", "3", "--csv", str(table)]
     command = [sys.executable, str(ROOT / "scripts" / "torture.py"), *given, "--folder", str(tmp_path / "runs")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "equal in every bit" in done.stdout
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert sum(int(row["kills"]) for row in rows) == 3
+    assert sum(int(row["kills"]) for row in rows) == 2
     assert {row["verdict"] for row in rows} == {"same bits"}
 
 
