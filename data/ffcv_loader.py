@@ -36,7 +36,7 @@ from data.resample import cut_window, resize_crop
 Prepare = Callable[[np.ndarray], None]  # take the sample keys of a batch
 Finish = Callable[[np.ndarray], Any]
 AHEAD = 2  # batches that wait for the consumer
-# Seconds of one core for an image and for each of its stored pixels, going by results/bench_loader.csv.
+# Seconds of one core for an image and for each of its stored pixels, going by rates seen on a busy machine.
 PER_IMAGE, PER_JPEG_PIXEL, PER_RAW_PIXEL = 2.0e-4, 4.3e-9, 1.2e-9
 POLL = 0.2  # seconds between two looks at whether the other side still lives
 LAUNCH = Lock()  # numba's plainest threading layer ends the process when two threads start parallel code at once
