@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock
+.PHONY: help setup demo test lint lock gallery
 
 RUN := .venv/bin/python
 # One torch thread in each test process: otherwise the processes fight for the cores.
@@ -7,7 +7,7 @@ TEST_PROCESSES ?= 2
 ARGS ?=
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup:  ## bring FFCV's libraries (as root), uv and .venv; every target below does this first
 	@scripts/setup.sh
@@ -22,6 +22,9 @@ lint: setup  ## check format, lint and types
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
+
+gallery: setup  ## train small networks, and make the figures of docs/gallery.md anew
+	@$(RUN) scripts/gallery.py
 
 lock: setup  ## write requirements.lock anew from pyproject.toml; ARGS=--upgrade for newer versions
 	@$(RUN) -m uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --fork-strategy fewest \

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,34 +13,30 @@ from omegaconf import DictConfig
 from torch import nn
 
 import data
-from conf.checks import check, fill_in
+from conf.checks import check, check_images, fill_in
 from conf.errors import refuse_unknown, sentences
-from conf.evaluation import check_sets, looks, require_imagenet
+from conf.evaluation import check_looks, check_sets, looks
+from conf.introduction import introduce
 from conf.schema import Config, plain, typed
 from gab.distributed import signals, slurm
 from gab.distributed.launch import launch
 from gab.distributed.processes import Processes, choose_device, count_processes, loader_options
-from gab.errors import STOPPED, Stopped, UserError
+from gab.errors import STOPPED, Stopped
 from gab.models import build, variant
-from gab.models.gaussian import gaussian_values
-from gab.models.relative import start_errors
-from gab.tracking import figures, provenance
+from gab.tracking import figures
 from gab.tracking.observer import Observer
-from gab.tracking.record import read
-from gab.training import batchnorm, checkpoint
+from gab.tracking.record import Row, read
+from gab.training import checkpoint
 from gab.training.checkpoint import expected_bytes
-from gab.training.checkpoint_store import CheckpointStore, most_files
+from gab.training.checkpoint_store import CheckpointStore, has_checkpoint, most_files
 from gab.training.determinism import make_deterministic
-from gab.training.distillation import Teacher, employ
+from gab.training.distillation import Teacher, make_teacher
 from gab.training.dry import report
-from gab.training.feeding import shortage
-from gab.training.init_from import Start, start_from
+from gab.training.init_from import Start, source_digest, start_from
 from gab.training.lock import RunLock
 from gab.training.profile import profiled
-from gab.training.run_folder import check_folder, make_folder, refuse_another, run_name
-from gab.training.schedule import effective_lr
+from gab.training.run_folder import check_folder, make_folder, place, refuse_another, run_name
 from gab.training.sizes import size_at
-from gab.training.testing import score_test_images
 from gab.training.trainer import Trainer
 
 
@@ -60,17 +56,7 @@ def run(cfg: DictConfig) -> None:
     config: Config = typed(cfg)
     check(config, processes)
     info = data.inspect(config.data)
-    if info.train < config.train.batch_size:
-        raise UserError(
-            f"the {info.train:,} training images of data={config.data.name} do not fill one batch: "
-            f"lower train.batch_size={config.train.batch_size}"
-        )
-    if config.train.test == "best" and info.test is None:
-        raise UserError(
-            f"train.test=best is for test images, and data={config.data.name} has none beside those to validate on: "
-            "set train.test=last, data.split=pooled or data.holdout"
-        )
-    require_imagenet(config.evaluators, info.classes, f"data={config.data.name}")
+    check_images(config, info)
     check_sets(config.evaluators, config.data)
     if config.run.dry:
         model = network(config, len(info.classes), config.data.image_size)
@@ -79,26 +65,25 @@ def run(cfg: DictConfig) -> None:
     container = plain(cfg)
     folder = Path(config.run.dir) / (config.run.name or run_name(container, variant(config.model)))
     check_folder(folder, container)
-    if not finished(folder, config.data.metric):
-        try:
-            launch(train, (config, container, folder), count=processes, device=device)
-        except Stopped as stopped:
-            if stopped.signal not in signals.REQUEUE or not slurm.own_job():
-                raise
-            print(signals.sentence(stopped, "the job is queued again"), file=sys.stderr, flush=True)
-            print(slurm.requeue(), file=sys.stderr, flush=True)  # last: SLURM ends the job at once
-            raise SystemExit(STOPPED) from None
+    if end := end_row(folder):
+        print(f"{folder} is finished; for another run, change the config or run.name.")
+        print(summary(folder, end, drawn=[], metric=config.data.metric))
+        return
+    try:
+        launch(train, (config, container, folder, info.classes), count=processes, device=device)
+    except Stopped as stopped:
+        if stopped.signal not in signals.REQUEUE or not slurm.own_job():
+            raise
+        print(signals.sentence(stopped, "the job is queued again"), file=sys.stderr, flush=True)
+        print(slurm.requeue(), file=sys.stderr, flush=True)  # last: SLURM ends the job at once
+        raise SystemExit(STOPPED) from None
 
 
-def finished(folder: Path, metric: str) -> bool:
-    """Whether the run has come to its end; if so, says it."""
+def end_row(folder: Path) -> Row | None:
+    """The row `end` of the record, with the final scores, where the run has come to its end."""
     record = folder / "record.jsonl"
     rows = read(record) if record.is_file() else []
-    if not rows or rows[-1]["kind"] != "end":
-        return False
-    print(f"{folder} is finished; for another run, change the config or run.name.")
-    print(summary(folder, rows[-1], drawn=[], metric=metric))
-    return True
+    return rows[-1] if rows and rows[-1]["kind"] == "end" else None
 
 
 def network(config: Config, num_classes: int, image_size: int) -> nn.Module:
@@ -106,13 +91,18 @@ def network(config: Config, num_classes: int, image_size: int) -> nn.Module:
     return build(config.model, image_size=image_size, num_classes=num_classes, seed=config.seed)
 
 
-def train(processes: Processes, config: Config, container: dict[str, Any], folder: Path) -> None:
+def train(processes: Processes, config: Config, container: dict[str, Any], folder: Path, classes: list[str]) -> None:
     """What each process of the run does."""
     torch.compiler.reset()  # in a sweep, the run before has used up the number of recompilations
     make_deterministic(config.run.deterministic)
-    ready = prepare(processes, config)
+    ready = prepare(processes, config, folder, classes)
     loading = {"batch_size": config.run.eval_batch, **loader_options(processes, config.run.workers)}
-    with claim(processes, config, container, folder, ready.model) as store:
+    chosen = looks(config.evaluators, config.data, loading)
+    if not config.train.sizes:  # else the network is made for others first
+        check_looks(chosen, ready.model, config.data.image_size)
+    with open_store(processes, config, container, folder, ready.model) as store, ExitStack() as opened:
+        if ready.test:
+            opened.enter_context(closing(ready.test))
         trainer = Trainer(
             config,
             container,
@@ -122,35 +112,23 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
             processes=processes,
             folder=folder,
             store=store,
-            data=processes.broadcast(data.fingerprint(config.data) if processes.first else None),
+            data_fingerprint=processes.broadcast(data.fingerprint(config.data) if processes.first else None),
             reopen=ready.reopen,
             teacher=ready.teacher,
             origins=ready.origins,
-            looks=looks(config.evaluators, config.data, loading),
+            looks=chosen,
         )
-        stored = take_up(trainer)
-        observer = observe(trainer, config, container, folder, stored)
-        exit_code = 1
-        try:
-            introduce(observer, trainer, config, folder, stored, ready)
-            with profiled(folder if config.run.profile and processes.first else None):
-                trainer.fit(observer)
-                if ready.test:
-                    score_test_images(trainer, ready.test)
-            processes.heartbeat.at("closing")
-            with checkpoint.writing(folder / "figures"):
-                drawn = figures.draw(read(folder / "record.jsonl"), folder / "figures") if processes.first else []
-            scores = trainer.finish()
-            exit_code = 0
-        except Stopped:
-            exit_code = STOPPED
-            raise
-        finally:
-            processes.heartbeat.at("closing")
-            observer.close(exit_code)
-            trainer.close()
+        opened.enter_context(closing(trainer))
+        stored = resume(trainer)
+        observer = opened.enter_context(observe(trainer, config, container, folder, stored))
+        opened.callback(processes.heartbeat.at, "closing")  # before the dashboard is waited for
+        introduce(observer, trainer, config, stored=stored, start=ready.start, teacher=ready.teacher)
+        with profiled(folder if config.run.profile and processes.first else None):
+            trainer.fit(observer)
             if ready.test:
-                ready.test.close()
+                trainer.test(ready.test)
+        drawn = draw(processes, folder)
+        scores = trainer.finish()
     if processes.first:
         print(summary(folder, scores, drawn, config.data.metric))
 
@@ -158,7 +136,8 @@ def train(processes: Processes, config: Config, container: dict[str, Any], folde
 class Ready(NamedTuple):
     """What a run is made of, opened and built.
 
-    `reopen` gives the training batches with images of another size; `start` tells of weights that were not drawn.
+    `reopen` gives the training batches with images of another size; `start` tells of weights that were not drawn, in
+    the first start of a run.
     """
 
     batches: data.TrainBatches
@@ -176,8 +155,21 @@ class Ready(NamedTuple):
         return {name: part.digest for name, part in found.items() if part is not None}
 
 
-def prepare(processes: Processes, config: Config) -> Ready:
-    """Open the data and build the model: what cannot work shall leave nothing behind."""
+def prepare(processes: Processes, config: Config, folder: Path, classes: list[str]) -> Ready:
+    """Build the model and open the data: what cannot work shall leave nothing behind.
+
+    Weights come first: a wrong name among them shall not be noticed after the data set has been written.
+    """
+    image_size = size_at(config.train.sizes, 0, config.data.image_size)
+    resumes = processes.broadcast(has_checkpoint(folder))
+    with processes.in_turn():  # weights may be downloaded
+        model, start, teacher = network(config, len(classes), image_size), None, None
+        if config.init.source is not None and not resumes:
+            model, start = start_from(
+                config.init, config.model, image_size=image_size, classes=classes, seed=config.seed
+            )
+        if config.distillation.teacher is not None:
+            teacher = make_teacher(config, model, len(classes), processes.device)
     if processes.first:
         data.prepare(config.data)
     processes.barrier()
@@ -187,7 +179,6 @@ def prepare(processes: Processes, config: Config) -> Ready:
         sized = dataclasses.replace(config.data, image_size=image_size)
         return data.open_train(sized, batch_size=config.train.batch_size, seed=config.seed, **loading)
 
-    image_size = size_at(config.train.sizes, 0, config.data.image_size)
     batches = open_train(image_size)
     limit = config.train.eval_images
     evaluation = data.open_eval(config.data, batch_size=config.run.eval_batch, limit=limit, **loading)
@@ -195,16 +186,11 @@ def prepare(processes: Processes, config: Config) -> Ready:
     test_images = (
         data.open_eval(config.data, batch_size=config.run.eval_batch, split="test", **loading) if has_test else None
     )
-    classes = batches.classes
-    model, start = network(config, len(classes), image_size), None
-    if config.init.source is not None:
-        model, start = start_from(config.init, config.model, image_size=image_size, classes=classes, seed=config.seed)
-    teacher = employ(config, model, len(classes), processes.device) if config.distillation.teacher else None
     return Ready(batches, open_train, evaluation, test_images, model, start, teacher)
 
 
 @contextmanager
-def claim(
+def open_store(
     processes: Processes, config: Config, container: dict[str, Any], folder: Path, model: nn.Module
 ) -> Iterator[CheckpointStore | None]:
     """The first process makes the run's folder and holds its lock; it gets the place of the checkpoints.
@@ -226,19 +212,23 @@ def claim(
         yield store
 
 
-def take_up(trainer: Trainer) -> dict[str, Any] | None:
+def resume(trainer: Trainer) -> dict[str, Any] | None:
     """Go on from the run's newest checkpoint, if it has one; returns what that holds.
 
     Raises:
-        UserError: it is of another config, model or data set.
+        UserError: it is of another config, model or data set, or of other weights.
     """
-    processes = trainer.processes
+    processes, init = trainer.processes, trainer.config.init
     found = trainer.store.newest(lambda text: print(text, file=sys.stderr, flush=True)) if trainer.store else None
     path = processes.broadcast(found[0] if found else None)
     if path is None:
         return None
     content = found[1] if found else checkpoint.load(path)
-    refuse_another(path, content, container=trainer.container, data=trainer.data, origins=trainer.origins)
+    origins = trainer.origins
+    if init.source and place(trainer.container, "init.source") != place(content["config"], "init.source"):
+        with processes.in_turn():
+            origins = {**origins, "init": source_digest(init, trainer.config.model)}
+    refuse_another(path, content, container=trainer.container, data=trainer.data_fingerprint, origins=origins)
     trainer.resume(content)
     return content
 
@@ -264,69 +254,13 @@ def observe(
     )
 
 
-def introduce(
-    observer: Observer,
-    trainer: Trainer,
-    config: Config,
-    folder: Path,
-    stored: dict[str, Any] | None,
-    ready: Ready,
-) -> None:
-    """Say what is trained and on what; the first start of a run writes it into the record too."""
-    state, batches, evaluation = trainer.state, trainer.train_batches, trainer.evaluation
-    origin = provenance.save(folder) if trainer.processes.first else {}
-    parameters = sum(p.numel() for p in state.model.parameters())
-    lr = effective_lr(config.optim, config.train.batch_size)
-    observer.say(
-        f"{folder}: {variant(config.model)}, {parameters:,} parameters, {trainer.macs / 1e9:.2f} G MACs per image"
-    )
-    observer.say(f"training:   {batches.describe()}")
-    if said := shortage(batches.rate, trainer.macs, trainer.peak):
-        observer.say(said)
-    published = "; these are the published test images" if data.validates_on_test(config.data) else ""
-    observer.say(f"evaluation: {evaluation.describe()}{published}")
-    observer.say(
-        f"epochs: {config.train.epochs} of {trainer.steps_per_epoch} steps, batch {config.train.batch_size}, "
-        f"learning rate {lr:g}, {config.train.precision}, {trainer.processes.count} x {trainer.processes.device.type}"
-    )
-    images = config.run.micro_batch or config.train.batch_size // trainer.processes.count
-    if said := batchnorm.describe(state.model, trainer.processes, images):
-        observer.say(said)
-    if ready.teacher:
-        observer.say(ready.teacher.describe())
-    if stored:
-        observer.say(f"continues the run at epoch {state.step / trainer.steps_per_epoch:.4g}, step {state.step:,}")
-        before, now = stored["computed"], trainer.computed()
-        changes = [f"{key} {before[key]} -> {now[key]}" for key in now if now[key] != before[key]]
-        if changes:
-            observer.say(f"computed otherwise ({', '.join(changes)}), so it equals an undisturbed run only to rounding")
-        return
-    if ready.start:
-        observer.say(ready.start.sentence)
-    if errors := start_errors(state.model):
-        observer.say(f"relative bias: starts as the Gaussian to within {max(errors):.2g} (root mean square of a layer)")
-    observer.write(
-        "start",
-        epoch=0,
-        step=0,
-        variant=variant(config.model),
-        seed=config.seed,
-        parameters=parameters,
-        macs=trainer.macs,
-        classes=len(batches.classes),
-        train_images=batches.num_samples,
-        eval_images=evaluation.num_samples,
-        processes=trainer.processes.count,
-        device=str(trainer.processes.device.type),
-        precision=config.train.precision,
-        threads=torch.get_num_threads(),
-        effective_lr=lr,
-        commit=origin.get("commit"),
-        weights=trainer.initial_weights,
-        origins=trainer.origins,
-        init=ready.start.sentence if ready.start else None,
-        **gaussian_values(state.model),
-    )
+def draw(processes: Processes, folder: Path) -> list[Path]:
+    """Draw the figures of the record, on the first process; returns their files."""
+    processes.heartbeat.at("closing")
+    if not processes.first:
+        return []
+    with checkpoint.writing(folder / "figures"):
+        return figures.draw(read(folder / "record.jsonl"), folder / "figures")
 
 
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class"}

@@ -1,22 +1,34 @@
 """What no single section can know: the settings that must fit one another. Checked before anything is read or built."""
 
-from dataclasses import replace
 from inspect import signature
+from math import isfinite
+from operator import attrgetter
 
 import torch
 from omegaconf import DictConfig
 
+from conf.evaluation import require_imagenet
+from conf.networks import without_weights
 from conf.schema import Config, EvaluateConfig
+from data import files
+from data.config import DataConfig
+from data.info import DataInfo
+from gab.attention.choice import check as check_attention
 from gab.augment.check import check as check_augment
-from gab.config import TimmConfig
+from gab.config import AttentionDistanceConfig, ErfConfig, EvaluatorConfig, RollOutConfig, ScheduledConfig, TimmConfig
 from gab.distributed.processes import choose_device
-from gab.errors import UserError
+from gab.errors import UserError, check_at_least, check_choice, check_positive
+from gab.evaluators.erf import ENOUGH
+from gab.evaluators.readouts import READOUTS
+from gab.evaluators.rollout import FUSIONS, MODES, ROWS
 from gab.models import build, variant
+from gab.tracking.figure_files import endings
 from gab.tracking.session import resolve_mode
-from gab.training.distillation import KINDS
+from gab.training.distillation import KINDS, check_size
 from gab.training.init_from import FRESH
 from gab.training.objective import LOSSES
 from gab.training.optimizer import SKIPPING
+from gab.training.sizes import trained_sizes
 
 
 def fill_in(cfg: DictConfig, device: str) -> None:
@@ -35,31 +47,59 @@ def check(config: Config, processes: int) -> None:
     Raises:
         UserError: the first misfit, with what would mend it.
     """
-    _choice("train.precision", config.train.precision, ("auto", "bf16", "fp32"))
-    _choice("run.compile", config.run.compile, ("auto", "true", "false"))
+    check_choice("train.precision", config.train.precision, ("auto", "bf16", "fp32"))
+    check_choice("run.compile", config.run.compile, ("auto", "true", "false"))
+    check_attention(config.run.attention, choose_device(config.run.device))
+    endings()  # GAB_FIGURES
     for section, keys in _COUNTS.items():
         for key in keys:
-            _positive(f"{section}.{key}", getattr(getattr(config, section), key))
-    for name, evaluator in config.evaluators.items():
-        _positive(f"evaluators.{name}.every_epochs", getattr(evaluator, "every_epochs", None))
+            check_at_least(f"{section}.{key}", getattr(getattr(config, section), key), 1)
+    _evaluators(config.evaluators)
     for key, value in {
         "checkpoint.keep": config.checkpoint.keep,
         "train.skip_non_finite": config.train.skip_non_finite,
     }.items():
-        if value < 0:
-            raise UserError(f"{key}={value}: give a number of at least 0")
-    minutes = config.checkpoint.every_minutes
-    if minutes is not None and minutes <= 0:
-        raise UserError(f"checkpoint.every_minutes={minutes:g}: give a positive number, or null for none by time")
+        check_at_least(key, value, 0)
+    check_positive("checkpoint.every_minutes", config.checkpoint.every_minutes)
+    check_positive("run.images_per_second", config.run.images_per_second)
+    if not 0 <= config.seed < 2**63:
+        raise UserError(f"seed={config.seed}: give a whole number from 0 to 2^63 - 1")
+    _colours(config.data)
     resolve_mode(config.tracking)
     check_augment(config.augment)
     if config.train.sync_batchnorm and processes > 1 and choose_device(config.run.device) == "cpu":
         raise UserError("train.sync_batchnorm=true needs GPUs, PyTorch has no such layer for CPU: set it to false")
+    if config.data.loader == "gpu" and config.run.device == "cpu":
+        raise UserError(
+            "data.loader=gpu decodes on the GPU of run.device=cuda: set data.loader=ffcv with run.device=cpu"
+        )
     _optimisation(config)
     _start(config)
     _distillation(config)
+    _unread(config)
     _sizes(config)
     _batch(config, processes)
+
+
+def check_images(config: Config, images: DataInfo) -> None:
+    """Refuse settings that do not fit the data set.
+
+    Raises:
+        UserError: it is smaller than a batch, lacks the test images that are wanted, or has not the classes of a set of
+            `config.evaluators`.
+    """
+    name = f"data={config.data.name}"
+    if images.train < config.train.batch_size:
+        raise UserError(
+            f"the {images.train:,} training images of {name} do not fill one batch: "
+            f"lower train.batch_size={config.train.batch_size}"
+        )
+    if config.train.test == "best" and images.test is None:
+        raise UserError(
+            f"train.test=best is for test images, and {name} has none beside those to validate on: "
+            "set train.test=last, data.split=pooled or data.holdout"
+        )
+    require_imagenet(config.evaluators, images.classes, name)
 
 
 def check_evaluation(config: EvaluateConfig) -> None:
@@ -76,18 +116,18 @@ def check_evaluation(config: EvaluateConfig) -> None:
         )
     if config.checkpoint is None and config.data is None:
         raise UserError("say on which images: add data=NAME (a file of conf/data)")
-    _choice("eval.split", config.eval.split, ("val", "train", "test"))
-    _choice("eval.weights", config.eval.weights, ("raw", "ema", "both"))
-    _choice("eval.precision", config.eval.precision, ("fp32", "bf16"))
+    check_choice("eval.split", config.eval.split, ("val", "train", "test"))
+    check_choice("eval.weights", config.eval.weights, ("raw", "ema", "both"))
+    check_choice("eval.precision", config.eval.precision, ("fp32", "bf16"))
+    check_attention(config.run.attention, choose_device(config.run.device))
+    endings()  # GAB_FIGURES
     for key in ("workers", "eval_batch"):
-        _positive(f"run.{key}", getattr(config.run, key))
+        check_at_least(f"run.{key}", getattr(config.run, key), 1)
+    if config.data is not None:
+        _colours(config.data)
     if not config.evaluators:
         raise UserError("evaluators=[] looks at nothing: choose some of conf/evaluators, such as evaluators=[top1]")
-
-
-def _choice(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"{key}={value} is unknown: choose one of {', '.join(known)}")
+    _evaluators(config.evaluators)
 
 
 _COUNTS = {
@@ -98,25 +138,60 @@ _COUNTS = {
 }
 
 
-def _positive(key: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise UserError(f"{key}={value}: give a number of at least 1")
+def _evaluators(evaluators: dict[str, EvaluatorConfig]) -> None:
+    """What looks at the network, before there is one."""
+    for name, settings in evaluators.items():
+        if isinstance(settings, ScheduledConfig):
+            check_at_least(f"evaluators.{name}.every_epochs", settings.every_epochs, 1)
+        if isinstance(settings, ErfConfig):
+            check_choice(f"evaluators.{name}.readout", settings.readout, READOUTS)
+            check_at_least(f"evaluators.{name}.batch_size", settings.batch_size, 1)
+            if settings.images < ENOUGH:
+                raise UserError(
+                    f"evaluators.{name}.images={settings.images} are too few to fit a Gaussian to their field: give "
+                    f"{ENOUGH} or more"
+                )
+        if isinstance(settings, AttentionDistanceConfig | RollOutConfig):
+            check_at_least(f"evaluators.{name}.images", settings.images, 1)
+        if isinstance(settings, AttentionDistanceConfig):
+            check_at_least(f"evaluators.{name}.batch_size", settings.batch_size, 1)
+        if isinstance(settings, RollOutConfig):
+            _roll_out(f"evaluators.{name}", settings)
+
+
+def _roll_out(key: str, settings: RollOutConfig) -> None:
+    """Of an attention roll-out."""
+    for name, known in (("row", ROWS), ("fusion", FUSIONS), ("mode", MODES)):
+        check_choice(f"{key}.{name}", getattr(settings, name), known)
+    check_at_least(f"{key}.start_layer", settings.start_layer, 1)
+    if not 0 <= settings.discard_ratio < 1:
+        raise UserError(f"{key}.discard_ratio={settings.discard_ratio:g}: give a share from 0 to less than 1")
+
+
+def _colours(data: DataConfig) -> None:
+    """What images are normalised by."""
+    for key, values in {"mean": data.mean, "std": data.std}.items():
+        if len(values) != 3 or not all(isfinite(value) for value in values):
+            raise UserError(f"data.{key}={values}: give three numbers, for red, green and blue, of values in [0, 1]")
+    if not min(data.std) > 0:
+        raise UserError(f"data.std={data.std}: give positive numbers")
 
 
 def _optimisation(config: Config) -> None:
     """Optimiser, schedule, loss."""
     optim, train = config.optim, config.train
-    _choice("optim.name", optim.name, ("adamw", "sgd", "lamb"))
-    _choice("optim.decay", optim.decay, ("ours", "released", "all"))
-    _choice("optim.lr_per", optim.lr_per, ("step", "epoch"))
-    _choice("optim.cosine_from", optim.cosine_from, ("warmup", "start"))
-    _choice("train.loss", train.loss, LOSSES)
-    _choice("train.test", train.test, ("last", "best"))
-    if not optim.lr > 0:
-        raise UserError(f"optim.lr={optim.lr:g}: give a positive number")
-    for key in ("warmup_lr", "min_lr", "warmup_epochs", "cooldown_epochs", "weight_decay"):
-        if not getattr(optim, key) >= 0:
-            raise UserError(f"optim.{key}={getattr(optim, key):g}: give a number of at least 0")
+    check_choice("optim.name", optim.name, ("adamw", "sgd", "lamb"))
+    check_choice("optim.decay", optim.decay, ("ours", "released", "all"))
+    check_choice("optim.lr_per", optim.lr_per, ("step", "epoch"))
+    check_choice("optim.cosine_from", optim.cosine_from, ("warmup", "start"))
+    check_choice("train.loss", train.loss, LOSSES)
+    check_choice("train.test", train.test, ("last", "best"))
+    for key in ("lr", "clip_grad"):
+        check_positive(f"optim.{key}", getattr(optim, key))
+    check_at_least("optim.lr_batch", optim.lr_batch, 1)
+    rates = ("warmup_lr", "min_lr", "gaussian_lr_scale")
+    for key in (*rates, "warmup_epochs", "cooldown_epochs", "weight_decay", "eps"):
+        check_at_least(f"optim.{key}", getattr(optim, key), 0)
     if len(optim.betas) != 2 or not all(0 <= beta < 1 for beta in optim.betas):
         raise UserError(f"optim.betas={optim.betas}: give two numbers from 0 to below 1")
     for name, value in {"optim.momentum": optim.momentum, "train.ema_decay": train.ema_decay}.items():
@@ -135,12 +210,14 @@ def _optimisation(config: Config) -> None:
 def _start(config: Config) -> None:
     """Where the weights begin."""
     init, model = config.init, config.model
-    _choice("init.weights", init.weights, ("raw", "ema"))
+    check_choice("init.weights", init.weights, ("raw", "ema"))
     for part in init.fresh:
-        _choice("init.fresh", part, FRESH)
+        check_choice("init.fresh", part, FRESH)
     if init.source is None:
         if init.fresh:
             raise UserError(f"init.fresh={init.fresh} without a source: everything starts anew then, leave it empty")
+        if init.weights != "raw":
+            raise UserError(f"init.weights={init.weights} is of the checkpoint init.source: give that, or leave it out")
         return
     if isinstance(model, TimmConfig) and model.pretrained:
         raise UserError("init.source and model.pretrained=true both give weights: leave one of them out")
@@ -153,11 +230,10 @@ def _start(config: Config) -> None:
 def _distillation(config: Config) -> None:
     """A teacher, and a head that learns from it."""
     distillation, model = config.distillation, config.model
-    _choice("distillation.kind", distillation.kind, KINDS)
+    check_choice("distillation.kind", distillation.kind, KINDS)
     if not 0 <= distillation.alpha <= 1:
         raise UserError(f"distillation.alpha={distillation.alpha:g}: give a share between 0 and 1")
-    if distillation.temperature <= 0:
-        raise UserError(f"distillation.temperature={distillation.temperature:g}: give a positive number")
+    check_positive("distillation.temperature", distillation.temperature)
     if distillation.teacher is None:
         if distillation.weights is not None:
             raise UserError("distillation.weights without distillation.teacher: give the name of its network too")
@@ -167,6 +243,36 @@ def _distillation(config: Config) -> None:
             "distillation.teacher needs a network with a distillation token: set model=deit_t16_distilled or "
             "model.distillation_token=true"
         )
+    if distillation.weights is None:  # which may show another size
+        check_size(distillation.teacher, trained_sizes(config.train, config.data.image_size))
+
+
+def _unread(config: Config) -> None:
+    """Settings that nothing reads: they would change the name of the run and not the run.
+
+    Not so where the data set's own file sets them, which it does in every run.
+    """
+    crop, optim = config.data.crop, config.optim
+    for reason, unread, section, keys in (
+        ("data.crop.kind=padded", crop.kind == "padded", "data.crop", ("scale", "ratio", "interpolation")),
+        ("data.crop.kind=resized", crop.kind == "resized", "data.crop", ("padding",)),
+        ("augment.randaugment.layers=0", config.augment.randaugment.layers == 0, "augment", ("interpolation",)),
+        ("optim.name=sgd", optim.name == "sgd", "optim", ("betas", "eps")),
+        (f"optim.name={optim.name}", optim.name != "sgd", "optim", ("momentum",)),
+        (
+            "distillation.teacher=null",
+            config.distillation.teacher is None,
+            "distillation",
+            ("kind", "alpha", "temperature"),
+        ),
+        ("distillation.kind=hard", config.distillation.kind == "hard", "distillation", ("temperature",)),
+    ):
+        settings = attrgetter(section)(config)
+        usual = files.usual(files.own_file(config.data)).crop if section == "data.crop" else type(settings)()
+        for key in keys if unread else ():
+            value, default = (str(getattr(each, key)).replace(" ", "") for each in (settings, usual))
+            if value != default:
+                raise UserError(f"{section}.{key}={value} does nothing with {reason}: set {section}.{key}={default}")
 
 
 def _sizes(config: Config) -> None:
@@ -182,9 +288,7 @@ def _sizes(config: Config) -> None:
                 f"+train.sizes={sizes}: give {{epoch: pixels}}, epochs from 0 to {config.train.epochs - 1} "
                 "(train.epochs has their number)"
             )
-    model = config.model
-    if isinstance(model, TimmConfig):
-        model = replace(model, pretrained=False)
+    model = without_weights(config.model)
     for size in sorted({*sizes.values(), config.data.image_size}):
         with torch.device("meta"):
             network = build(model, image_size=size, num_classes=2, seed=0)

@@ -42,17 +42,27 @@ def sentences() -> Iterator[None]:
         _exit(signals.sentence(stopped), STOPPED)
     except KeyboardInterrupt:
         _exit("\nstopped; a training run goes on from its last checkpoint by the same command", INTERRUPTED)
-    except AssertionError as error:  # OmegaConf's, for KEY of SECTION.KEY=VALUE where the section is null
-        if "Unexpected type for root: NoneType" not in str(error):
-            raise
-        _exit("error: a setting of data or model needs that section: add data=NAME, or model=timm model.name=NAME")
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException) as error:  # some are ValueErrors too
         if TRACEBACKS:
             raise
         _exit(f"error: {explain(error)}")
+    except (AssertionError, ValueError) as error:
+        told = [sentence for text, sentence in _BARE.items() if text in str(error)]
+        if not told:
+            raise
+        _exit(f"error: {told[0]}")
     finally:
         if before is None:
             os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+_BARE = {  # what OmegaConf and Hydra raise without a class of their own
+    # for KEY of SECTION.KEY=VALUE where the section is null
+    "Unexpected type for root: NoneType": "a setting of data or model needs that section: add data=NAME, or model=timm "
+    "model.name=NAME",
+    "Config group override must be a string or a list": "null or a number is no file of conf/: choose a file by its "
+    "name, as in model=vit_s16, or leave the setting out; evaluators=[] for none",
+}
 
 
 def _exit(sentence: str, code: int = USER_ERROR) -> NoReturn:
@@ -67,6 +77,10 @@ def explain(error: Exception) -> str:
         if match := re.search(pattern, text):
             return answer(match)
     return " ".join(text.split())
+
+
+_ELSEWHERE = {"learning_rate": "lr", "wd": "weight_decay", "num_workers": "workers", "dropout": "drop_rate"}
+_SIZES = "train.sizes takes epochs with their pixels, and a plus: write '+train.sizes={0:128,100:192}'"
 
 
 def _near(name: str, known: list[str]) -> str:
@@ -84,6 +98,16 @@ def _group(match: re.Match[str]) -> str:
     return f"{group}={name} is unknown: {_near(name, known)}"
 
 
+def _no_group(match: re.Match[str]) -> str:
+    group, _, folder = match[1].partition("/")
+    if folder:
+        return f"{match[1]} is a folder: write {group}={folder}/NAME"
+    return (
+        f"{group} is not chosen in this command: leave it out; eval.py takes all but checkpoint, model, data, "
+        "evaluators, eval and run from the checkpoint"
+    )
+
+
 def _key(match: re.Match[str]) -> str:
     return _unknown(match[1])
 
@@ -93,7 +117,7 @@ def _unknown(path: str) -> str:
     if parent == "model.kwargs":
         return f"{path} goes to timm as it is: write +{path}=VALUE, with a plus"
     if parent == "train.sizes":
-        return "train.sizes takes epochs with their pixels, and a plus: write '+train.sizes={0:128,100:192}'"
+        return _SIZES
     known = known_keys()
     siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
     settings = [k for k in known if k not in {other.rpartition(".")[0] for other in known}]  # not whole sections
@@ -104,9 +128,12 @@ def _unknown(path: str) -> str:
         if evaluator := re.match(r"evaluators\.(\w+)", path):
             return f"{path} is of an evaluator that is not chosen: add it to the list, evaluators=[top1,{evaluator[1]}]"
         return f"{path} is not a setting here: another command has it"
-    close = difflib.get_close_matches(path, settings, n=3, cutoff=0.6)
+    alike = [k for k in settings if k.rpartition(".")[2] == _ELSEWHERE.get(name, name)]
+    alike.sort(key=lambda key: key.startswith("evaluators."))  # which is the least likely
+    close = alike or difflib.get_close_matches(path, settings, n=3, cutoff=0.6)
     if close or not siblings:
-        return f"{path} is not a setting: {_near(path, settings) if close else 'see conf/ for the settings that exist'}"
+        near = f"did you mean {' or '.join(close[:3])}?" if close else "docs/settings.md has those that exist"
+        return f"{path} is not a setting: {near}"
     return f"{path} is not a setting{' of ' + parent if parent else ''}: {_near(name, siblings)}"
 
 
@@ -119,9 +146,12 @@ _TYPES = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or 
 _ANSWERS: list[tuple[str, Callable[[re.Match[str]], str]]] = [
     (r"Could not (?:find|load) '([^']+)'", _group),
     (r"not in '[^']+'\s+full_key: (\S+)", _key),
+    (r"Could not override '([^']*)'.\s*No match in the defaults list", _no_group),
     (r"is not in struct\s+full_key: (\S+)", _key),
     (r"Value '(?P<value>.*)' of type '\w+' could not be converted to (?P<type>\w+)\s+full_key: (?P<key>\S+)", _value),
     (r"Value '(?P<value>.*)' is not a valid (?P<type>\w+).*\s+full_key: (?P<key>\S+)", _value),
+    (r"already at 'train\.sizes'|Cannot assign \w+ to Dict.*\s+full_key: train\.sizes", lambda m: _SIZES),
+    (r"is not Optional\s+full_key: (\S+)", lambda m: f"{m[1]}=null: this setting cannot be without a value"),
     (r"is not a ListConfig, list or tuple.\s+full_key: (\S+)", lambda m: f"{m[1]} takes a list: write {m[1]}=[a,b]"),
     (r"is not a subclass of \w+. value: .*\s+full_key: (\S+)", lambda m: f"{m[1]} is a section: set {m[1]}.KEY=VALUE"),
     (

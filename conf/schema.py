@@ -1,10 +1,11 @@
 """The typed schema of the whole config, and how a config becomes plain objects.
 
 Importing this registers the schema with Hydra: `train.yaml` and `eval.yaml` start from `train_schema` and
-`eval_schema`, and every file of the groups model and evaluators from the schema of its network or evaluator.
+`eval_schema`, and every file of the groups model and evaluators from the schema of its network or evaluator. Those are
+in no group, so that `--help` does not offer them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -12,17 +13,22 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from data.config import DataConfig
 from gab.config import (
+    AttentionDistanceConfig,
     AugmentConfig,
+    BiasMapsConfig,
     CheckpointConfig,
     CompactConfig,
     DistillationConfig,
+    ErfConfig,
     EvalConfig,
     EvalRunConfig,
     EvaluatorConfig,
     InitConfig,
     ModelConfig,
     OptimConfig,
+    PositionSimilarityConfig,
     RealConfig,
+    RollOutConfig,
     RunConfig,
     SetConfig,
     SwinConfig,
@@ -53,7 +59,15 @@ EVALUATORS: dict[str, type[EvaluatorConfig]] = {
     "r": SetConfig,
     "sketch": SetConfig,
     "c": SetConfig,
+    "erf": ErfConfig,
+    "bias_maps": BiasMapsConfig,
+    "position_similarity": PositionSimilarityConfig,
+    "attention_distance": AttentionDistanceConfig,
+    "rollout": RollOutConfig,
 }
+
+
+SPLITS = ("split", "holdout", "fraction", "split_seed")  # settings of which images are for what
 
 
 @dataclass
@@ -68,19 +82,24 @@ class Config:
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluators: dict[str, EvaluatorConfig] = field(default_factory=dict)
-    seed: int = 0
+    seed: int = 0  # of start values, order, crops, augmentation and drop-path
     run: RunConfig = field(default_factory=RunConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def not_given(schema: Any) -> Any:
+    """A section in which nothing is set, so that it can be told what a user sets."""
+    return schema(**{one.name: not_given(one.type) if is_dataclass(one.type) else MISSING for one in fields(schema)})
 
 
 @dataclass
 class EvaluateConfig:
     """An evaluation of a checkpoint, or of a model by name."""
 
-    checkpoint: str | None = None
+    checkpoint: str | None = None  # a file; null: `model` has its weights from timm
     model: ModelConfig | None = None  # null: the checkpoint's
-    data: DataConfig | None = None  # null: the checkpoint's
+    data: DataConfig | None = field(default_factory=lambda: not_given(DataConfig))  # else the checkpoint's
     evaluators: dict[str, EvaluatorConfig] = field(default_factory=dict)
     eval: EvalConfig = field(default_factory=EvalConfig)
     run: EvalRunConfig = field(default_factory=EvalRunConfig)
@@ -92,9 +111,29 @@ def register() -> None:
     store.store(name="train_schema", node=Config)
     store.store(name="eval_schema", node=EvaluateConfig)
     for network, schema in NETWORKS.items():
-        store.store(group="model", name=f"{network}_schema", node=schema)
+        store.store(name=f"{network}_schema", node=schema)
     for evaluator, settings in EVALUATORS.items():
-        store.store(group="evaluators", name=f"{evaluator}_schema", node=settings)
+        store.store(name=f"{evaluator}_schema", node=settings)
+
+
+def data_for(given: DictConfig, own: DataConfig | None) -> DictConfig | None:
+    """The section `data` of an evaluation as a whole: what is `given`, over the settings of the checkpoint's own.
+
+    Another data set (data=NAME) is as its file says. Named so, the own one keeps its splits all the same, so that no
+    image of the training is among those of the validation.
+
+    Args:
+        own: the data set of the checkpoint, if there is one.
+
+    Returns:
+        None where nobody says on which images.
+    """
+    if OmegaConf.is_missing(given, "name"):
+        return None if own is None else OmegaConf.merge(OmegaConf.structured(own), given)  # type: ignore[return-value]
+    images = OmegaConf.merge(OmegaConf.structured(DataConfig), given)
+    if own is not None and (images.name, images.reader) == (own.name, own.reader):
+        images.update({key: getattr(own, key) for key in SPLITS if OmegaConf.is_missing(given, key)})
+    return images  # type: ignore[return-value]
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -112,6 +151,11 @@ def typed(config: DictConfig) -> Any:
 def model_from(container: dict[str, Any]) -> ModelConfig:
     """The model section of a stored config, typed again."""
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(NETWORKS[container["network"]]), container))  # type: ignore[return-value]
+
+
+def init_from(container: dict[str, Any]) -> InitConfig:
+    """The section init of a stored config, typed again."""
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(InitConfig), container))  # type: ignore[return-value]
 
 
 def data_from(container: dict[str, Any]) -> DataConfig:

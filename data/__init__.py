@@ -5,7 +5,7 @@ from data.config import CropConfig, DataConfig, WriteConfig
 from data.errors import DataError
 from data.info import DataInfo, fingerprint, inspect
 from data.prepare import prepare
-from data.splits import splits, validates_on_test
+from data.splits import may_share, splits, validates_on_test
 
 __all__ = [
     "Batch",
@@ -18,6 +18,7 @@ __all__ = [
     "WriteConfig",
     "fingerprint",
     "inspect",
+    "may_share",
     "open_eval",
     "open_train",
     "prepare",

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, the same from either loader."""
+"""Batches for training and evaluation, the same from every loader."""
 
 import importlib
 from collections.abc import Iterator
@@ -17,10 +17,14 @@ from data.splits import open_source, open_training, require_split, training_indi
 from data.stage import ready
 
 NO_FFCV = (
-    "data.loader=ffcv needs FFCV, which does not import here ({}). Install it: as root, `apt-get install g++ "
+    "data.loader={} needs FFCV{}, and that does not import here ({}). Install it: as root, `apt-get install g++ "
     "pkg-config libopencv-dev libturbojpeg0-dev`, or without root `conda install -c conda-forge compilers pkg-config "
-    "libjpeg-turbo 'opencv<5'`; then `pip install ffcv==1.0.2 opencv-python`. Or set data.loader=torch."
+    "libjpeg-turbo 'opencv<5'`; then `pip install ffcv==1.0.2 opencv-python`. Or set {}."
 )
+FOR_FFCV = {  # by loader: what needs it, and what does without
+    "ffcv": ("", "data.loader=torch"),
+    "gpu": (" to read stored evaluation images", "data.eval_source=original"),
+}
 
 
 class Batch(NamedTuple):
@@ -29,7 +33,7 @@ class Batch(NamedTuple):
     images: torch.Tensor  # uint8 (b, 3, S, S), strides of (b, S, S, 3); on the CPU, pinned for CUDA, or on a GPU
     labels: torch.Tensor  # int64 (b,)
     indices: torch.Tensor  # int64 (b,), sample keys: position in the split + repeat * number of samples
-    digest: int  # of what the decoder did, see data.order.digest; 0 in evaluation
+    digest: int  # of samples, boxes and flips (`Decoded.crops`), see data.order.digest; 0 in evaluation
 
 
 class TrainDecoder(Protocol):
@@ -38,8 +42,7 @@ class TrainDecoder(Protocol):
     classes: list[str]
     num_samples: int
 
-    @property
-    def rate(self) -> float | None: ...
+    def rate(self) -> float: ...
     def decode(self, seed: int, epoch: int, keys: np.ndarray) -> Iterator[Decoded]: ...
     def close(self) -> None: ...
     def describe(self) -> str: ...
@@ -102,10 +105,9 @@ class TrainBatches:
         """Stop threads and worker processes."""
         self.decoder.close()
 
-    @property
-    def rate(self) -> float | None:
-        """Images per second that this process is expected to read, roughly; None where nobody knows."""
-        return self.decoder.rate
+    def rate(self) -> float:
+        """Images per second that this process is expected to read, roughly; may read some to find out."""
+        return self.decoder.rate()
 
     def describe(self) -> str:
         """One line for the log."""
@@ -114,13 +116,17 @@ class TrainBatches:
 
 
 class EvalBatches:
-    """Evaluation batches of one process: a contiguous shard, nothing padded or dropped, so that all make the split."""
+    """Evaluation batches of one process: a contiguous shard, nothing padded or dropped, so that all make the split.
+
+    With a `limit`, shards are those of so many images in equal steps through the split, which is sorted by class.
+    """
 
     def __init__(self, decoder: EvalDecoder, batch_size: int, rank: int, processes: int, limit: int | None):
         self.decoder, self.batch_size = decoder, batch_size
         self.classes, self.names = decoder.classes, decoder.names
         self.num_samples = min(limit or len(self.names), len(self.names))  # of all processes
-        self.indices = process_shard(self.num_samples, rank, processes)
+        shard = process_shard(self.num_samples, rank, processes)
+        self.indices = shard * len(self.names) // self.num_samples
 
     def __len__(self) -> int:
         """Batches of this process."""
@@ -160,7 +166,7 @@ def open_train(
     if data.repeats < 1 or (data.repeats > 1 and 2 * data.repeats > batch_size):
         raise DataError(
             f"data.repeats is {data.repeats}; set it to 1, or to at most half of the global batch of {batch_size}, "
-            "so that copies of an image are no neighbours."
+            "so that copies of an image are not neighbours."
         )
     share = batch_size // processes
     decoder: TrainDecoder
@@ -172,6 +178,8 @@ def open_train(
     elif data.loader == "gpu":
         from data.gpu_loader import GpuTrain, current_gpu
 
+        if not torch.cuda.is_available():
+            raise DataError("data.loader=gpu needs an NVIDIA GPU, and there is none here; set data.loader=ffcv.")
         path, sidecar = ready(data, "train")
         pool = training_indices(data, sidecar.labels)
         decoder = GpuTrain(path, sidecar, data, share, current_gpu())
@@ -195,7 +203,7 @@ def open_eval(
     split: str = "val",
     limit: int | None = None,
 ) -> EvalBatches:
-    """Evaluation batches of at most `batch_size` images per process, of the first `limit` images or all.
+    """Evaluation batches of at most `batch_size` images per process, of `limit` images of all classes or of all images.
 
     `split`: one of `data.splits(data)`. From the .beton file that holds it after the evaluation transform, if `data`
     says so and it is not the training set; else from the original images by Pillow. The pixels are the same. Raises
@@ -208,7 +216,7 @@ def open_eval(
     decoder: EvalDecoder
     if data.loader != "torch" and data.eval_source == "beton" and split != "train":
         path, sidecar = ready(data, split)
-        with ffcv_loader() as ffcv:
+        with ffcv_loader(data.loader) as ffcv:
             decoder = ffcv.BetonEval(path, sidecar, batch_size, workers, pin)
     else:
         from data.torch_loader import SourceEval
@@ -218,16 +226,16 @@ def open_eval(
 
 
 def check_loader(data: DataConfig) -> None:
-    """Raise DataError if there is no such loader, or none here."""
+    """Raise DataError if there is no such loader."""
     if data.loader not in ("ffcv", "torch", "gpu"):
         raise DataError(f"There is no loader {data.loader!r}; set data.loader to ffcv, torch or gpu.")
-    if data.loader == "gpu" and not torch.cuda.is_available():
-        raise DataError("data.loader=gpu needs an NVIDIA GPU, and there is none here; set data.loader=ffcv.")
 
 
 @contextmanager
-def ffcv_loader() -> Iterator[ModuleType]:
-    """The module that uses FFCV, imported only now; raises DataError, with the remedy, where FFCV is missing.
+def ffcv_loader(loader: str = "ffcv") -> Iterator[ModuleType]:
+    """The module that uses FFCV, imported only now.
+
+    Raises DataError where FFCV is missing, with the remedy for the user's `loader`.
 
     FFCV sets torch's number of threads, on import and for every loader, which would change the order of sums in
     training: it is put back on leaving. It also starts numba's threads, which are of TBB if that is found: those
@@ -241,6 +249,7 @@ def ffcv_loader() -> Iterator[ModuleType]:
             numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
             yield importlib.import_module("data.ffcv_loader")
         except ImportError as error:
-            raise DataError(NO_FFCV.format(error)) from error
+            part, instead = FOR_FFCV[loader]
+            raise DataError(NO_FFCV.format(loader, part, error, instead)) from error
     finally:
         torch.set_num_threads(threads)

@@ -9,51 +9,46 @@ from omegaconf import MISSING
 class WriteConfig:
     """How `scripts/prepare.py` stores the training images."""
 
-    mode: str = "jpg"  # jpg: the original JPEG where possible, with restart markers; raw: decoded pixels
+    mode: str = "jpg"  # what is stored: jpg (the original JPEG where possible) | raw (decoded pixels)
     max_size: int = 500  # limit of the longer side, pixels
-    quality: int = 90  # of images that must be encoded again
+    quality: int = 90  # JPEG quality of images that must be encoded again
 
 
 @dataclass
 class CropConfig:
     """Random crop and flip of the training images."""
 
-    kind: str = "resized"  # resized: a random box, brought to size | padded: a window of the image with a black border
-    size: int | None = (
-        None  # side in pixels; null: data.image_size. A larger one is cut to its centre after augmentation
-    )
-    padding: int = 4  # pixels, of padded
-    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # share of the area
-    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])  # width / height
-    flip: float = 0.5
-    interpolation: str = "random"  # bicubic | bilinear | random (either, per sample)
+    kind: str = "resized"  # what is cut: resized (a random box, brought to size) | padded (a bordered window)
+    size: int | None = None  # pixels; null: data.image_size. A larger one is cut to its centre after augmentation
+    padding: int = 4  # width of the border in pixels, of padded
+    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])  # least and greatest share of the area, of resized
+    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])  # least and greatest width / height, of resized
+    flip: float = 0.5  # probability of a horizontal flip
+    interpolation: str = "random"  # of resized: bicubic | bilinear | random (either, per sample)
 
 
 @dataclass
 class DataConfig:
     """A data set: where it lies, how it is read, and the evaluation transform (which belongs to the experiment)."""
 
-    name: str = MISSING
-    reader: str = "folder"  # a module of data/readers
-    root: str = MISSING
-    split: str = (
-        "official"  # official | pooled: all images, 70 : 15 : 15 to train, validate and test on (GAB's fine-tuning)
-    )
-    holdout: float = (
-        0.0  # share of each training class to validate on; the published validation set is then for the test
-    )
+    name: str = MISSING  # how runs and tables call it
+    reader: str = "folder"  # how the files are read: a module of data/readers
+    root: str = MISSING  # the folder with the data set
+    split: str = "official"  # which images are for what: official | pooled (all, 70 : 15 : 15 to train, validate and
+    # test on: GAB's fine-tuning)
+    holdout: float = 0.0  # share of each training class to validate on; then the validation set is for the test
     fraction: float = 1.0  # share of each training class to train on
     split_seed: int = 0  # of pooled, holdout and fraction; not the run's seed
-    repeats: int = 1  # of every image in an epoch, so that the epoch sees fewer (repeated augmentation)
-    metric: str = "top1"  # top1 | mean_per_class: what the data set is judged by; decides which epoch was best
-    loader: str = "ffcv"  # ffcv | torch | gpu
-    image_size: int = 224
+    repeats: int = 1  # times that an epoch shows an image, and so fewer images (repeated augmentation)
+    metric: str = "top1"  # what the data set is judged by, and which epoch was best: top1 | mean_per_class
+    loader: str = "ffcv"  # what decodes: ffcv | torch (Pillow) | gpu (nvJPEG, for few cores per GPU)
+    image_size: int = 224  # side of the images that the network sees, pixels
     crop: CropConfig = field(default_factory=CropConfig)
-    mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
-    std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
-    eval_crop: float = 0.9
-    eval_interpolation: str = "bicubic"
-    eval_source: str = "beton"  # beton: stored after the transform (ffcv loader only) | original: by PIL
+    mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])  # of red, green and blue from 0 to 1, subtracted
+    std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])  # of red, green and blue, divided by
+    eval_crop: float = 0.9  # side of the centre that evaluation keeps, as a share of the shorter side
+    eval_interpolation: str = "bicubic"  # of evaluation images: bilinear | bicubic
+    eval_source: str = "beton"  # evaluation reads: beton (stored transformed; loaders ffcv, gpu) | original (by Pillow)
     write: WriteConfig = field(default_factory=WriteConfig)
-    write_if_missing: bool = False  # small data sets are written at first use
-    stage: str | None = None  # node-local folder to copy the .beton files to
+    write_if_missing: bool = False  # writes .beton files at first use; for small data sets
+    stage: str | None = None  # folder on the node's own disk, to copy .beton files to; null: none

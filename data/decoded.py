@@ -1,4 +1,4 @@
-"""What decoders of either loader hand to `data.batches`."""
+"""What the decoder of every loader hands to `data.batches`."""
 
 from typing import NamedTuple
 
@@ -14,4 +14,6 @@ class Decoded(NamedTuple):
     images: torch.Tensor  # uint8 (b, 3, S, S)
     labels: torch.Tensor  # int64 (b,)
     indices: np.ndarray  # int64 (b,), sample keys in training
-    crops: np.ndarray  # int32 (b, 5 or more), columns of `data.order`, as they were applied; no rows in evaluation
+    crops: (
+        np.ndarray
+    )  # int32 (b, 5 or more), columns of `data.order`; no rows in evaluation. As drawn; ffcv: as applied

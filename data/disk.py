@@ -4,15 +4,19 @@ import fcntl
 import hashlib
 import os
 import shutil
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
 from data.errors import DataError
 
 CHUNK = 1 << 24  # bytes
+PATIENCE = 5.0  # seconds that a lock is waited for before that is said
 
 
 @contextmanager
@@ -23,11 +27,23 @@ def locked(path: Path, needed: bool = True) -> Iterator[None]:
     """
     with beside(path, "lock").open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, path)
         except OSError:
             if needed:
                 raise
         yield
+
+
+def _lock(file: IO, path: Path) -> None:
+    """Wait for the lock on the open `file`; says so where that takes longer than a moment. Raises OSError."""
+    patient_until = time.monotonic() + PATIENCE
+    while time.monotonic() < patient_until:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.05)
+    print(f"waiting for another process, which writes {path}", file=sys.stderr, flush=True)
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def beside(path: Path, kind: str) -> Path:

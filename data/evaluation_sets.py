@@ -9,7 +9,7 @@ import numpy as np
 from data import files
 from data.batches import EvalBatches, open_eval
 from data.config import DataConfig
-from data.errors import DataError
+from data.errors import DataError, root_is
 from data.readers.base import Source
 from data.readers.folder import FolderSource, list_classes, listed
 from data.splits import open_source
@@ -62,9 +62,10 @@ class EvaluationSet:
         from data.torch_loader import SourceEval
 
         if self.name == "real":
-            batches = open_eval(
-                self.imagenet(), batch_size=batch_size, rank=rank, processes=processes, workers=workers, pin=pin
-            )
+            with root_is(self.key("root")):
+                batches = open_eval(
+                    self.imagenet(), batch_size=batch_size, rank=rank, processes=processes, workers=workers, pin=pin
+                )
             self.require_all(len(batches.names), self.root)
             return batches
         check_transform(self.data.image_size, self.data.eval_crop, self.data.eval_interpolation)
@@ -84,7 +85,9 @@ class EvaluationSet:
         for part in parts:
             self.folder(part)
         if self.name == "real":
-            self.require_all(len(open_source(self.imagenet(), "val")), self.root)
+            with root_is(self.key("root")):
+                images = open_source(self.imagenet(), "val")
+            self.require_all(len(images), self.root)
         elif not parts:
             self.source("")
 
@@ -107,8 +110,8 @@ class EvaluationSet:
             source = FolderSource(folder, present)
         except OSError as error:
             raise DataError(
-                f"{error.filename or folder} cannot be read ({error.strerror}); allow it, or set {self.key('root')} to "
-                "a copy."
+                f"{error.filename or folder} cannot be read ({error.strerror}); check its permissions, or set "
+                f"{self.key('root')} to a copy."
             ) from error
         labels = np.array([number for number, name in enumerate(expected) if name in found])
         source.classes, source.labels = list(self.classes), labels[source.labels]

@@ -36,8 +36,9 @@ from data.resample import cut_window, resize_crop
 Prepare = Callable[[np.ndarray], None]  # take the sample keys of a batch
 Finish = Callable[[np.ndarray], Any]
 AHEAD = 2  # batches that wait for the consumer
-# Seconds of one core for an image and for each of its stored pixels, going by rates seen on a busy machine.
-PER_IMAGE, PER_JPEG_PIXEL, PER_RAW_PIXEL = 2.0e-4, 4.3e-9, 1.2e-9
+# Seconds of one core for an image and for each of its stored pixels: the line through the rates of
+# results/bench_loader.csv at 26 and 269 thousand pixels (a Xeon of 2023).
+PER_IMAGE, PER_JPEG_PIXEL, PER_RAW_PIXEL = 1.6e-4, 5.65e-9, 1.5e-9
 POLL = 0.2  # seconds between two looks at whether the other side still lives
 LAUNCH = Lock()  # numba's plainest threading layer ends the process when two threads start parallel code at once
 
@@ -274,9 +275,8 @@ class BetonTrain:
         for images, batch, used in self.file.decode(keys, draw, self._take_used):
             yield Decoded(images, self.file.labels[batch % self.num_samples], batch, used)
 
-    @property
     def rate(self) -> float:
-        """By the average size of the images; other processors are faster or slower."""
+        """Expected images per second, by the average size of the images; other processors are faster or slower."""
         sizes = self.file.sizes
         pixels = sizes["height"].astype(np.int64) * sizes["width"]
         per_pixel = np.where(sizes["mode"] == IMAGE_MODES["jpg"], PER_JPEG_PIXEL, PER_RAW_PIXEL)

@@ -44,7 +44,7 @@ class Sidecar:
 
     @property
     def labels(self) -> np.ndarray:
-        """Of the samples, which lie in the order of their classes: int64 (count,)."""
+        """Labels of the samples, which lie in the order of their classes: int64 (count,)."""
         return np.repeat(np.arange(len(self.classes)), self.class_counts)
 
 
@@ -70,7 +70,7 @@ def train_beton(data: DataConfig) -> Path:
 def eval_beton(data: DataConfig, split: str) -> Path:
     """The file of `split` (val | test) after the evaluation transform, which its name carries.
 
-    So does it carry how the split was drawn, if it was. Raises DataError for impossible settings.
+    It also carries how the split was drawn, if it was drawn. Raises DataError for impossible settings.
     """
     check_splits(data)
     check_transform(data.image_size, data.eval_crop, data.eval_interpolation)
@@ -114,7 +114,7 @@ def write_command(data: DataConfig, split: str) -> str:
     every = splits(data)
     others_missing = not any(is_complete(beton(data, other)) for other in every if other != split)
     wanted = every if others_missing else (split,)
-    file = data.name if (CONF / f"{data.name}.yaml").is_file() else "folder"
+    file = own_file(data)
     given = usual(file)
     keys = {"size": "data.image_size", "crop": "data.eval_crop", "interpolation": "data.eval_interpolation"}
     parts = [file, "--root", data.root]
@@ -129,6 +129,11 @@ def write_command(data: DataConfig, split: str) -> str:
                 parts.append(part)
     choice = ["--split", split] if len(wanted) == 1 else []
     return shlex.join(["python", "scripts/prepare.py", *parts, *choice])
+
+
+def own_file(data: DataConfig) -> str:
+    """The file of conf/data that goes by the name of the data set; `folder` where there is none."""
+    return data.name if (CONF / f"{data.name}.yaml").is_file() else "folder"
 
 
 def usual(file: str) -> DataConfig:
@@ -174,7 +179,7 @@ def load_sidecar(path: Path, remedy: str = REWRITE) -> Sidecar:
     except FileNotFoundError:
         raise DataError(f"{path} has no sidecar {place.name}; {remedy}") from None
     except OSError as error:
-        raise DataError(f"{place} cannot be read ({error.strerror}); allow it, or {remedy}") from error
+        raise DataError(f"{place} cannot be read ({error.strerror}); check its permissions, or {remedy}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{place} is not a sidecar of this project ({error}); {remedy}") from error
     if sidecar is None:
@@ -209,7 +214,9 @@ def check(path: Path, data: DataConfig, split: str) -> Sidecar:
     try:
         header, size = read_header(path), path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); allow it, or {again} --force") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); check its permissions, or {again} --force"
+        ) from error
     if header is None:
         raise DataError(f"{path} is not a .beton file with images and labels; {again} --force")
     sidecar = load_sidecar(path, f"{again} --force")
@@ -226,7 +233,7 @@ def check(path: Path, data: DataConfig, split: str) -> Sidecar:
     if split == "train" and sidecar.skipped and (data.split == "pooled" or data.holdout or data.fraction < 1):
         raise DataError(
             f"{path} lacks {len(sidecar.skipped)} images that could not be read, so that no part of it can be drawn by "
-            f"position; mend them, or remove them from the data set, and {again} --force"
+            f"position; fix them, or remove them from the data set, and {again} --force"
         )
     return sidecar
 

@@ -59,7 +59,7 @@ def _fingerprint(data: DataConfig, split: str) -> str:
             return _digest(sidecar.sha256, sidecar.classes, beton.probe(path), *part)
         except OSError as error:
             raise DataError(
-                f"{path} cannot be read ({error.strerror}); allow it, or set data.root to a copy."
+                f"{path} cannot be read ({error.strerror}); check its permissions, or set data.root to a copy."
             ) from error
     source = open_source(data, split)
     return _digest(source.classes, source.labels.tolist(), source.names)

@@ -1,4 +1,8 @@
-"""Copying bytes at the speed of memory, which compiled code lacks: its own loops go byte by byte."""
+"""Copying bytes at the speed of memory, which compiled code lacks: its own loops go byte by byte.
+
+What `data.resample` keeps on disk holds a copy of this, and is not made anew when this file alone changes: delete
+`data/__pycache__/*.nb?` then.
+"""
 
 from typing import Any
 

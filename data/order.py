@@ -1,7 +1,7 @@
 """Which sample comes when, which box is cut from it, and whether it is flipped: the one place that decides.
 
 Everything is a pure function of (seed, epoch, sample key), computed by hashing and never by carrying a random state
-along. So a batch does not depend on how many workers or processes made it, an epoch can start at any step, and both
+along. So a batch does not depend on how many workers or processes made it, an epoch can start at any step, and all
 loaders cut the same boxes. Numbers come from the splitmix64 finaliser (Steele, Lea and Flood, 2014, "Fast splittable
 pseudorandom number generators") on unsigned 64-bit integers, whose stream no library version can change.
 """

@@ -9,7 +9,10 @@ Here both passes are one routine that sums whole rows, which is what a compiler 
 along rows runs on the transposed image, a few rows at a time, so that these stay in the processor's nearest cache.
 """
 
+import contextlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import int32, njit, uint8, uint64
@@ -20,7 +23,15 @@ PRECISION = 22  # fractional bits of a weight: 255 times the weights, summed, st
 STRIP = 32  # rows that are transposed at once, a multiple of 8
 
 
-@njit(error_model="numpy", nogil=True)
+def kept(function: Callable[..., None]) -> Any:
+    """The function compiled, and kept on disk for the next start: to compile takes some seconds."""
+    compiled = njit(error_model="numpy", nogil=True)(function)
+    with contextlib.suppress(RuntimeError):  # there is no place to write to
+        compiled.enable_caching()
+    return compiled
+
+
+@kept
 def resize_crop(image, top, left, height, width, bicubic, flip, out):
     """Write the box of `image`, uint8 (rows, columns, 3), into `out`, uint8 (size, size, 3), mirrored if `flip`.
 
@@ -39,7 +50,7 @@ def resize_crop(image, top, left, height, width, bicubic, flip, out):
         resize_rows(narrow, bicubic, target)
 
 
-@njit(error_model="numpy", nogil=True)
+@kept
 def cut_window(image, top, left, flip, out):
     """Write the window of `image` at (top, left) into `out`, uint8 (size, size, 3), mirrored if `flip`.
 

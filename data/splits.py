@@ -36,6 +36,8 @@ def check_splits(data: DataConfig) -> None:
         raise DataError(f"data.holdout is {data.holdout}; set a share of the training images, from 0 to below 1.")
     if not 0 < data.fraction <= 1:
         raise DataError(f"data.fraction is {data.fraction}; set a share of the training images, above 0 and up to 1.")
+    if not 0 <= data.split_seed < 2**63:
+        raise DataError(f"data.split_seed is {data.split_seed}; set a whole number from 0 to 2^63 - 1.")
     if data.split == "pooled" and data.holdout:
         raise DataError(
             "data.split=pooled has a validation set of its own, from which data.holdout takes nothing; set "
@@ -56,6 +58,12 @@ def splits(data: DataConfig) -> tuple[str, ...]:
 def validates_on_test(data: DataConfig) -> bool:
     """Whether a run validates on the published test images, for want of others. Raises DataError."""
     return _origin(data, "val") == "test"
+
+
+def may_share(data: DataConfig, split: str, other: DataConfig, other_split: str) -> bool:
+    """Whether two splits are drawn from the same published images, and so may share some. Raises DataError."""
+    origins = {_origin(data, split), _origin(other, other_split)}
+    return len(origins) == 1 or POOL in origins
 
 
 def require_split(data: DataConfig, split: str) -> None:
@@ -110,7 +118,7 @@ def _origin(data: DataConfig, split: str) -> str:
 
 
 def _indices(data: DataConfig, split: str, labels: np.ndarray) -> np.ndarray:
-    """Where in the set of `_origin` the images of `split` are."""
+    """Indices of the images of `split` in the set of `_origin`."""
     check_splits(data)
     if data.split == "pooled":
         chosen = _pooled(data.split_seed, split, len(labels))

@@ -62,7 +62,7 @@ def _copy(path: Path, target: Path, sidecar: Sidecar, again: str) -> None:
     try:
         disk.copy(path, aside)
         if disk.checksum(aside) != sidecar.sha256:
-            raise DataError(f"{path} is not as its sidecar says (SHA-256); write it again: {again}")
+            raise DataError(f"{path} does not match its sidecar (SHA-256); write it again: {again}")
         shutil.copyfile(files.names_path(path), files.names_path(target))
         shutil.copyfile(files.sidecar_path(path), files.sidecar_path(target))
         aside.replace(target)  # last: a file that has its name is complete

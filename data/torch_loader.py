@@ -1,8 +1,12 @@
 """Decoding by Pillow in torch's DataLoader workers: no system packages, and the same crops as through FFCV."""
 
+import multiprocessing
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ from data.resample import cut_window, resize_crop
 from data.stored import stored_image
 from data.transforms import eval_image
 
+STARTS, PATIENCE = 3, 20.0  # times that workers are started, and seconds in which one of them begins
 CHUNK = 32  # images that are decoded before their crops are drawn, which costs as much for one as for many
 Request = tuple[int, int, np.ndarray]  # seed, epoch, sample keys of a batch
 
@@ -84,10 +89,12 @@ def as_it_is(answer: Any) -> Any:
     return answer
 
 
-def ignore_signals(worker: int) -> None:
-    """Ctrl-C goes to every process of the terminal, SLURM's signals to every one of the job: their parent decides."""
+def begin(begun: Semaphore, worker: int) -> None:
+    """What a worker does first. It ignores what its parent decides about: Ctrl-C goes to every process of the terminal,
+    SLURM's signals to every one of the job."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    begun.release()
 
 
 class Requests(Sampler):
@@ -110,19 +117,23 @@ class Workers:
         self.batch_size, self.workers = batch_size, workers
         self.num_samples = len(dataset.source)
         self.requests = Requests()
+        fork = multiprocessing.get_context("fork")  # a process of ours would spawn, and compile anew
+        self.begun = fork.Semaphore(0)
         self.loader = DataLoader(
             dataset,
             batch_size=None,
             sampler=self.requests,
             collate_fn=as_it_is,
             num_workers=workers,
-            multiprocessing_context="fork" if workers else None,  # a process of ours would spawn, and compile anew
+            multiprocessing_context=fork if workers else None,
             persistent_workers=workers > 0,
             pin_memory=pin,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=partial(begin, self.begun),
         )
 
     def decode(self, seed: int, epoch: int, indices: np.ndarray) -> Iterator[Decoded]:
+        if self.workers and self.loader._iterator is None:
+            self._start()
         starts = range(0, len(indices), self.batch_size)
         self.requests.requests = [(seed, epoch, indices[start : start + self.batch_size]) for start in starts]
         if not self.requests.requests:
@@ -139,6 +150,26 @@ class Workers:
             self.close()  # a dead worker would raise again, wherever the program is then
             raise
 
+    def _start(self) -> None:
+        """Fork the workers, and see that all of them live.
+
+        In Python 3.11 a forked process hangs for ever if another thread of its parent's held the lock of the list of
+        threads at that moment: it then waits for that lock before it runs a line. All start again then.
+        """
+        self.requests.requests = []
+        for _ in range(STARTS):
+            iter(self.loader)
+            if all(self.begun.acquire(timeout=PATIENCE) for _ in range(self.workers)):
+                return
+            started = self.loader._iterator._workers  # type: ignore[union-attr]
+            self.close()
+            for worker in started:
+                worker.kill()  # it is deaf to softer signals
+                worker.join()
+            while self.begun.acquire(block=False):
+                pass
+        raise RuntimeError(f"the workers of the torch loader did not begin in {STARTS} times {PATIENCE} s")
+
     def close(self) -> None:
         """End the workers; they start again when asked for more."""
         if self.loader._iterator is not None:
@@ -152,15 +183,20 @@ class Workers:
 class SourceTrain:
     """Training images of a reader, cropped by `data.order`. `batch_size` is this process's."""
 
-    rate = None  # of readers that differ
-
     def __init__(self, source: Source, data: DataConfig, batch_size: int, workers: int, pin: bool):
         self.classes, self.num_samples = source.classes, len(source)
-        dataset = TrainDataset(source, data)
+        self.dataset = TrainDataset(source, data)
         if workers:
             compile_resize()  # once, here, and not in every worker
-        self.loader = Workers(dataset, batch_size, workers, pin)
+        self.loader = Workers(self.dataset, batch_size, workers, pin)
         self.decode, self.close, self.describe = self.loader.decode, self.loader.close, self.loader.describe
+
+    def rate(self) -> float:
+        """Measured on some images, on one core while the others rest: readers differ too much for a constant."""
+        keys = np.arange(min(CHUNK, self.num_samples))
+        started = time.perf_counter()
+        self.dataset[0, 0, keys]
+        return max(self.loader.workers, 1) * len(keys) / (time.perf_counter() - started)
 
 
 class SourceEval:

@@ -15,7 +15,7 @@ def check_transform(size: int, crop: float, interpolation: str) -> None:
         known = " or ".join(INTERPOLATIONS)
         raise DataError(f"data.eval_interpolation is {interpolation!r}; set it to {known}.")
     if not 0 < crop <= 1:
-        raise DataError(f"data.eval_crop is {crop}; set it above 0 and at most to 1.")
+        raise DataError(f"data.eval_crop is {crop}; set it above 0 and at most 1.")
     if size < 1:
         raise DataError(f"data.image_size is {size}; set it to at least 1 pixel.")
 

@@ -4,6 +4,7 @@ import errno
 import importlib.metadata
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,8 @@ from data.stored import StoredImage, encode_raw, encode_train
 from data.transforms import eval_image
 
 Encoder = Callable[[int], StoredImage]
+Result = StoredImage | UnreadableImage
+INTERVAL = 60.0  # seconds between two lines about a file that is being written, where there is no terminal for a bar
 
 
 def write_split(
@@ -62,6 +65,7 @@ def _write(
     try:
         expected = _expected_bytes(_encoder(data, split, source), len(source))
         disk.require_room(path, expected, "make room, or set data.root elsewhere")
+        print(f"writing {path}: {len(source):,} images, once", file=sys.stderr, flush=True)
         indices, skipped, reencoded = _write_images(aside, data, split, source, workers, skip_unreadable)
         sidecar = _sidecar(aside, data, split, source, indices, skipped, reencoded)
         _publish(aside, path, sidecar, [source.names[i] for i in indices])
@@ -89,8 +93,7 @@ def _write_images(
     largest = 3 * (data.write.max_size if split == "train" else data.image_size) ** 2
     with aside.open("wb") as file, BetonWriter(file, len(source), page_size(largest)) as beton:
         results = _in_order(encode, len(source), workers or len(os.sched_getaffinity(0)))
-        progress = tqdm(results, total=len(source), desc=f"writing {split}", unit="images", disable=None)
-        for i, result in enumerate(progress):
+        for i, result in enumerate(_watched(results, len(source), split)):
             if isinstance(result, UnreadableImage):
                 tqdm.write(str(result), file=sys.stderr)
                 skipped.append(source.names[i])
@@ -103,6 +106,17 @@ def _write_images(
     return indices, skipped, reencoded
 
 
+def _watched(results: Iterator[Result], count: int, split: str) -> Iterator[Result]:
+    """`results`, with a bar on a terminal, elsewhere a plain line now and then."""
+    bar = tqdm(results, total=count, desc=f"writing {split}", unit="images", disable=None)
+    said_at = time.monotonic()
+    for i, result in enumerate(bar):
+        if bar.disable and time.monotonic() - said_at >= INTERVAL:
+            said_at = time.monotonic()
+            print(f"writing {split}: {i:,} of {count:,} images", file=sys.stderr, flush=True)
+        yield result
+
+
 def _encoder(data: DataConfig, split: str, source: Source) -> Encoder:
     if split == "train":
         return partial(encode_train, source, write=data.write)
@@ -113,10 +127,10 @@ def _encoder(data: DataConfig, split: str, source: Source) -> Encoder:
     return encode
 
 
-def _in_order(encode: Encoder, count: int, workers: int) -> Iterator[StoredImage | UnreadableImage]:
+def _in_order(encode: Encoder, count: int, workers: int) -> Iterator[Result]:
     """`encode` of 0 ... count - 1, in order, worked on by threads; UnreadableImage is handed out, not raised."""
 
-    def attempt(i: int) -> StoredImage | UnreadableImage:
+    def attempt(i: int) -> Result:
         try:
             return encode(i)
         except UnreadableImage as error:
@@ -143,7 +157,7 @@ def _sidecar(
     )
     empty = [name for name, count, had in zip(source.classes, counts, before, strict=True) if had and not count]
     if empty:
-        raise DataError(f"No readable {split} image is left of {', '.join(empty)}; mend its files or remove the class.")
+        raise DataError(f"No readable {split} image is left of {', '.join(empty)}; fix its files or remove the class.")
     return files.Sidecar(
         split=split,
         reader=data.reader,
@@ -172,7 +186,7 @@ def _unreadable(names: list[str], count: int, data: DataConfig, split: str, show
     command = files.write_command(data, split)
     return (
         f"{len(names)} of {count} images in {data.root} cannot be read: {', '.join(names[:shown])}{more}; "
-        f"mend or remove them, or leave them out: {command} --skip-unreadable"
+        f"fix or remove them, or leave them out: {command} --skip-unreadable"
     )
 
 

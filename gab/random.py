@@ -49,6 +49,18 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & (2 ** (64 - bits) - 1)
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """PyTorch's own generators of the CPU and of `device`, for what still draws from them.
+
+    Numbers are those after `torch.manual_seed`, which goes through the generators of all devices that there may be and
+    takes a hundred times as long.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
+
+
 def mix(x: Tensor) -> Tensor:
     """64 well mixed bits for every element of an int64 tensor."""
     x = x + _signed(_GOLDEN)
@@ -57,7 +69,7 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def fold(key: int | Tensor, data: int | Tensor) -> Tensor:
+def fold_in(key: int | Tensor, data: int | Tensor) -> Tensor:
     """A new key for every pair of a key and a datum: int64 tensors, broadcast; one of the two may be an integer."""
     mixed = mix(key) if isinstance(key, Tensor) else _signed(_mix_int(key & _MASK))
     return mix(torch.as_tensor(mixed ^ (data if isinstance(data, Tensor) else _signed(data))))

@@ -18,16 +18,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-import torch  # noqa: E402
-from hydra import compose, initialize_config_dir  # noqa: E402
-from sklearn.datasets import load_sample_images  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+from hydra import compose, initialize_config_dir
+from sklearn.datasets import load_sample_images
+from torch import Tensor
 
-from conf.schema import typed  # noqa: E402
-from gab.augment import Augment  # noqa: E402
-from gab.augment.operations import Layer, Op  # noqa: E402
-from gab.config import AugmentConfig, RandAugmentConfig  # noqa: E402
-from scripts.benchmark import circumstances, in_a_process, write_table  # noqa: E402
+from conf.schema import typed
+from gab.augment import Augment
+from gab.augment.operations import Layer, Op
+from gab.config import AugmentConfig, RandAugmentConfig
+from scripts.bench.processes import in_a_process
+from scripts.bench.tables import circumstances, write_table
 
 OFF: dict[str, Any] = {"erase_prob": 0.0, "mixup": 0.0, "cutmix": 0.0}
 PARTS: dict[str, dict[str, Any]] = {
@@ -81,7 +82,7 @@ def operations() -> list[str]:
 
 
 def rows(results: dict[str, list[float]], given: argparse.Namespace, command: str) -> list[dict[str, Any]]:
-    """Of the table; prints them too."""
+    """The rows of the table; prints them too."""
     about = circumstances(command + (" --operations" if given.operations else ""), ["torch", "timm"])
     table = []
     for name, seconds in results.items():
@@ -96,10 +97,10 @@ def rows(results: dict[str, list[float]], given: argparse.Namespace, command: st
 
 
 def step_seconds(options: list[str]) -> float:
-    """Of a train step, at 224 px."""
+    """Seconds of a train step of ViT-S/16, at 224 px."""
     form = "compiled" if "--device=cuda" in options else "eager"
-    script = str(ROOT / "scripts" / "bench_step.py")
-    return in_a_process(script, *options, "--measure", "gab_small", "timm plain vit_small", form)["seconds"]
+    script = str(ROOT / "scripts" / "bench" / "step_worker.py")
+    return in_a_process(script, "gab_small", "timm plain vit_small", form, *options)["seconds"]
 
 
 def measure(name: str, given: argparse.Namespace) -> float:
@@ -121,6 +122,8 @@ def measure(name: str, given: argparse.Namespace) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
 
+    if compiled:
+        augment.warm_up(batch, given.image_size)  # what is rarely drawn too
     run(range(3))
     started = time.perf_counter()
     run(range(3, 3 + given.steps))
@@ -128,7 +131,7 @@ def measure(name: str, given: argparse.Namespace) -> float:
 
 
 def settings(name: str) -> AugmentConfig:
-    """Of a part."""
+    """The augmentation settings of a part."""
     if not name.startswith("augment="):
         return AugmentConfig(**OFF | PARTS.get(name, {}))
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):

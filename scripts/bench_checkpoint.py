@@ -17,16 +17,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-import timm  # noqa: E402
-import torch  # noqa: E402
-from timm.utils import ModelEmaV3  # noqa: E402
-from torch import nn  # noqa: E402
+import timm
+import torch
+from torch import nn
 
-import gab  # noqa: E402,F401  (registers the models)
-from gab.config import CheckpointConfig  # noqa: E402
-from gab.training.checkpoint_store import CheckpointStore  # noqa: E402
-from gab.training.state import TrainState  # noqa: E402
-from scripts.benchmark import circumstances, write_table  # noqa: E402
+import gab  # noqa: F401  (registers the models)
+from gab.config import CheckpointConfig
+from gab.training.average import Average
+from gab.training.checkpoint_store import CheckpointStore
+from gab.training.state import TrainState
+from scripts.bench.tables import circumstances, write_table
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def training(device: torch.device, batch: int) -> tuple[TrainState, Callable[[],
     torch.manual_seed(0)
     model = timm.create_model("vit_relpos_base_patch16_gab_224").to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    ema = ModelEmaV3(model)
+    ema = Average(model)
     images = torch.randn(batch, 3, 224, 224, device=device)
     labels = torch.randint(1000, (batch,), device=device)
 
@@ -98,7 +98,7 @@ def training(device: torch.device, batch: int) -> tuple[TrainState, Callable[[],
         nn.functional.cross_entropy(logits.float(), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
-        ema.update(model)
+        ema.update(2)
         if device.type == "cuda":
             torch.cuda.synchronize()
 

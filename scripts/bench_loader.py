@@ -5,8 +5,9 @@ to results/bench_loader.csv. Loaders run in processes of their own, one after an
 live loader slows others of its process; ratios are taken within a round, and their median is quoted.
 
 Rows are of two recipes: `plain` is crop and flip; `full` adds RandAugment (rand-m9-mstd0.5-inc1), random erasing, mixup
-and cutmix, which timm does in its workers and `ffcv` on the CPU after loading; `ffcv_alone` leaves them to a GPU. Where
-files were dropped from the page cache first, `cache` is cold; that needs more images than are measured.
+and cutmix, which timm does in its workers and `ffcv` on the CPU after loading; `ffcv_alone` leaves them to a GPU.
+`ffcv_raw` reads pixels that were stored undecoded. Where files were dropped from the page cache first, `cache` is cold;
+that needs more images than are measured.
 
 The last columns say where CPU time goes, in ms per image and one thread: `cut` copies bytes out of the file, `entropy`
 reads its code, `pixels` makes colours of coefficients, `resize` resamples. The rest is copies and hand-over.
@@ -28,20 +29,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from timm.data import Mixup, auto_augment, create_dataset, create_loader  # noqa: E402
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import Mixup, auto_augment, create_dataset, create_loader
 
-from data import DataConfig, WriteConfig, open_train  # noqa: E402
-from data.beton import read_samples  # noqa: E402
-from data.files import load_sidecar, train_beton  # noqa: E402
-from data.order import draw_crops  # noqa: E402
-from data.splits import open_source  # noqa: E402
-from data.writer import write_split  # noqa: E402
-from gab.augment import Augment  # noqa: E402
-from gab.config import AugmentConfig, RandAugmentConfig  # noqa: E402
-from scripts.benchmark import circumstances, in_a_process, write_table  # noqa: E402
+from data import DataConfig, WriteConfig, open_train
+from data.beton import read_samples
+from data.files import load_sidecar, train_beton
+from data.order import draw_crops
+from data.splits import open_source
+from data.writer import write_split
+from gab.augment import Augment
+from gab.config import AugmentConfig, RandAugmentConfig
+from scripts.bench.processes import in_a_process
+from scripts.bench.tables import circumstances, write_table
 
 Batches = Callable[[Path, int, int], Iterator[int]]  # folder, batch size, workers: sizes of batches, for ever
 PACKAGES = ["torch", "timm", "pillow", "ffcv", "numba"]
@@ -59,7 +61,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=40, help="that are timed in each measurement")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench_loader.csv")
     parser.add_argument("--measure", choices=LOADERS, help=argparse.SUPPRESS)  # in a process of its own
-    parser.add_argument("--cold", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--cold", type=int, help=argparse.SUPPRESS)  # images of the folder
     given = parser.parse_args()
     if given.measure:
         print(json.dumps(measure(given.measure, given)))
@@ -72,10 +74,11 @@ def main() -> None:
 
 def compare(folder: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of the table for one folder, one per loader and state of the cache."""
+    write_split(settings(folder, "ffcv", "raw"), "train")
     stored = load_sidecar(write_split(settings(folder, "ffcv"), "train"))
     print(f"{folder.name}: {stored.count} images, {stored.reencoded} of them not as their files are")
     cases = [(loader, "warm") for loader in LOADERS]
-    if stored.count >= given.batch_size * (given.batches + COLD_START) and drop_cache(folder):
+    if new_batches(stored.count, given) > 0 and drop_cache(folder):
         cases += [(loader, "cold") for loader in COLD]
     else:
         print("  nothing is measured cold: too few images, or the page cache cannot be dropped")
@@ -83,7 +86,7 @@ def compare(folder: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
     results: dict[tuple[str, str], list[dict[str, float]]] = {case: [] for case in cases}
     for number in range(given.rounds):
         for loader, cache in cases:
-            cold = ["--cold"] if cache == "cold" else []
+            cold = [f"--cold={stored.count}"] if cache == "cold" else []
             result = in_a_process(__file__, str(folder), f"--measure={loader}", *options, *cold)
             results[loader, cache].append(result)
             print(
@@ -122,6 +125,11 @@ def row(folder: Path, case: tuple[str, str], results: dict[tuple[str, str], list
     }
 
 
+def new_batches(images: int, given: argparse.Namespace) -> int:
+    """Batches that can be timed before any image comes a second time."""
+    return min(given.batches, images // given.batch_size - COLD_START)
+
+
 def measure(loader: str, given: argparse.Namespace) -> dict[str, float]:
     """Images per second and CPU milliseconds per image, after some batches for compiling and starting workers."""
     if given.cold:
@@ -129,8 +137,9 @@ def measure(loader: str, given: argparse.Namespace) -> dict[str, float]:
     batches = LOADERS[loader][1](given.folders[0], given.batch_size, given.workers)
     for _ in range(COLD_START if given.cold else given.batches):
         next(batches)
+    timed = new_batches(given.cold, given) if given.cold else given.batches
     start, cpu_start = time.perf_counter(), cpu_seconds()
-    images = sum(next(batches) for _ in range(given.batches))
+    images = sum(next(batches) for _ in range(timed))
     seconds, cpu = time.perf_counter() - start, cpu_seconds() - cpu_start
     return {"rate": images / seconds, "cpu": 1e3 * cpu / images}
 
@@ -145,30 +154,35 @@ def cpu_seconds() -> float:
 
 
 def drop_cache(folder: Path) -> bool:
-    """Drop the files below `folder` from the page cache; returns whether they are gone."""
-    cached = False
-    for path in folder.rglob("*"):
-        if path.is_file() and path.stat().st_size:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())  # what is not on the disk yet stays
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                try:
-                    cached |= os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) > 0
-                except OSError:  # it would have to wait, or the file system cannot tell
-                    continue
-    return not cached
+    """Drop the files below `folder` from the page cache; returns whether nearly all are gone."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+    return sum(map(is_cached_still, files)) < 0.05 * len(files)
 
 
-def settings(folder: Path, loader: str) -> DataConfig:
-    """Stored with a limit that usual photos are below: as their files are."""
-    return DataConfig(name="folder", root=str(folder), loader=loader, image_size=SIZE, write=WriteConfig(max_size=1024))
+def is_cached_still(path: Path) -> bool:
+    """Drop one file from the page cache; returns whether it is there nevertheless."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # what is not on the disk yet stays
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            return os.preadv(file.fileno(), [bytearray(1)], 0, os.RWF_NOWAIT) > 0
+        except OSError:  # it would have to wait, or the file system cannot tell
+            return False
+        finally:  # the question has begun to read the file, on a quick disk even before the answer
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def ours(loader: str, recipe: str = "plain") -> Batches:
+def settings(folder: Path, loader: str, mode: str = "jpg") -> DataConfig:
+    """Stored with a limit that usual photos are below: as their files are, or all their pixels."""
+    write = WriteConfig(mode=mode, max_size=1024)
+    return DataConfig(name="folder", root=str(folder), loader=loader, image_size=SIZE, write=write)
+
+
+def ours(loader: str, recipe: str = "plain", mode: str = "jpg") -> Batches:
     """Our loader, and the recipe on the CPU."""
 
     def batches(folder: Path, batch_size: int, workers: int) -> Iterator[int]:
-        data = settings(folder, loader)
+        data = settings(folder, loader, mode)
         train = open_train(data, batch_size=batch_size, seed=0, workers=workers)
         device = torch.device("cpu")
         augment = Augment(full_recipe(), seed=0, mean=data.mean, std=data.std, device=device)
@@ -182,7 +196,7 @@ def ours(loader: str, recipe: str = "plain") -> Batches:
 
 
 def full_recipe() -> AugmentConfig:
-    """DeiT's, without repeats."""
+    """DeiT's augmentation, without repeats."""
     return AugmentConfig(randaugment=RandAugmentConfig(layers=2), erase_prob=0.25, mixup=0.8, cutmix=1.0)
 
 
@@ -329,6 +343,7 @@ LOADERS: dict[str, tuple[str, Batches]] = {
     "timm": ("plain", timm_batches),
     "timm_uint8": ("plain", timm_uint8),
     "ffcv": ("plain", ours("ffcv")),
+    "ffcv_raw": ("plain", ours("ffcv", mode="raw")),
     "torch": ("plain", ours("torch")),
     "bare_decoding": ("plain", bare_decoding),
     "timm_full": ("full", timm_full),

@@ -1,17 +1,26 @@
-"""Time of a train step (forward, loss, backward, AdamW) on random images: a network with an idea and without it.
+"""Time of a train step (forward, loss, backward, AdamW): networks with an idea and without it, timm's beside ours.
 
-`python scripts/bench_step.py` prints a table and writes results/bench_step.csv. Every network is measured in processes
-of its own, in turn, round after round; a ratio is taken within a round against the first network of its group, and the
-median over rounds is quoted. On a GPU: `--device cuda --batch-size 256 --steps 30`, which adds the compiled forms.
+`python scripts/bench_step.py` prints a table and writes its rows into results/bench_step.csv, after every round. Every
+network and form has a process of its own, which stays; they are measured in turn, round after round. A ratio is taken
+within a round against the first network of the group, and the median over rounds is quoted. Forms:
+
+    eager, compiled    one plain loop for all networks, ours and timm's, on images that lie on the device
+    trainer            the step of train.py, compiled on a GPU, with its prefetcher; augmentation and EMA are off
+    trainer, files     the same on images from files: --source has the settings of train.py that name them
+
+MFU is 6 operations per multiply-accumulate of the forward pass, over the ceiling: the best rate of a large matrix
+product (bfloat16 on a GPU, float32 on a CPU) before the first round. On a GPU (an H200 holds a group at a time):
+
+    python scripts/bench_step.py --device cuda --batch-size 256 --steps 30 --groups gab_base --budget-seconds 540
+
+starts and compiles `--together` networks at once, begins no round for which the budget is too short, and says at the
+end which of the project's targets are met by what was measured.
 """
 
 import argparse
-import json
-import resource
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,154 +28,197 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-import timm  # noqa: E402
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+import torch
+from torch.utils.benchmark import Timer
 
-import gab  # noqa: E402,F401  (registers the models)
-from gab.models.registry import REGISTERED  # noqa: E402
-from gab.models.stochastic import attach_keys  # noqa: E402
-from gab.training.determinism import make_deterministic  # noqa: E402
-from gab.training.flops import macs  # noqa: E402
-from scripts.benchmark import circumstances, in_a_process, write_table  # noqa: E402
+from gab.attention.choice import check
+from gab.errors import UserError
+from scripts.bench.processes import Served
+from scripts.bench.step_networks import ALL, GROUPS, Key, Network, targets
+from scripts.bench.step_worker import add_options, options
+from scripts.bench.tables import circumstances, update_table
 
-# Name in the table: name and options of timm's create_model. The first of a group is what the others are compared with.
-Network = tuple[str, dict[str, Any]]
-GROUPS: dict[str, dict[str, Network]] = {
-    **{
-        f"gab_{size}": {
-            f"ViT-{size}, RelPosMlp": (f"vit_relpos_{size}_patch16_gab_224", {"gab": False}),
-            f"ViT-{size}, RelPosMlp + GAB": (f"vit_relpos_{size}_patch16_gab_224", {}),
-            f"timm vit_relpos_{size}": (f"vit_relpos_{size}_patch16_224", {}),
-            f"timm plain vit_{size}": (f"vit_{size}_patch16_224", {}),
-        }
-        for size in ("small", "base")
-    },
-    **{
-        f"deit_{size}": {
-            f"DeiT-{size}": (f"deit_{size}_patch16_lape_224", {"join": "add"}),
-            f"DeiT-{size} + LaPE": (f"deit_{size}_patch16_lape_224", {}),
-            f"DeiT-{size} + LIFE": (f"deit_{size}_patch16_life_224", {}),
-            f"DeiT-{size} + GAB": (f"deit_{size}_patch16_lape_224", {"join": "add", "gab": True}),
-            f"DeiT-{size} + LaPE + LIFE + GAB": (f"deit_{size}_patch16_life_224", {"join": "lape", "gab": True}),
-        }
-        for size in ("tiny", "small", "base")
-    },
-    "swinv2_tiny": {
-        "Swin-V2-T": ("swinv2_tiny_window8_life_256", {"life": False}),
-        "Swin-V2-T + LIFE": ("swinv2_tiny_window8_life_256", {}),
-    },
-    "vitae_tiny": {"T2T-ViT-7": ("t2t_vit_7", {}), "ViTAE-T": ("vitae_tiny", {})},
-}
+WORKER = str(ROOT / "scripts" / "bench" / "step_worker.py")
+LIMIT = 0.6  # of the budget may have passed when another network is started
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", nargs="+", default=["gab_small"], choices=list(GROUPS))
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--forms", nargs="+", choices=ALL, help="these alone")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=5, help="that are timed in each measurement")
+    add_options(parser)
     parser.add_argument("--deterministic", action="store_true", help="add the price of run.deterministic=true")
+    parser.add_argument("--together", type=int, default=1, help="networks that are built and compiled at once")
+    parser.add_argument("--budget-seconds", type=float, help="that the whole call may take")
     parser.add_argument("--output", type=Path, default=ROOT / "results" / "bench_step.csv")
-    parser.add_argument("--measure", nargs=3, metavar=("GROUP", "NETWORK", "FORM"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.measure:
-        group, name, form = given.measure
-        print(json.dumps(measure(GROUPS[group][name], form, given)))
-        return
-    forms = ["eager", "compiled"] if given.device == "cuda" else ["eager"]
+    deadline = time.monotonic() + given.budget_seconds if given.budget_seconds else None
+    bench = Bench(given, deadline, ceiling(torch.device(given.device)))
+    for group in given.groups:
+        bench.run(group)
+    if given.device == "cuda":
+        bench.check_targets()
+
+
+def ceiling(device: torch.device) -> float:
+    """Operations per second of the best of some large square matrix products: bfloat16 on CUDA, float32 on a CPU."""
+    cuda = device.type == "cuda"
+    best = 0.0
+    for side in (4096, 8192, 16384) if cuda else (1024, 2048):
+        a, b = torch.randn(2, side, side, device=device, dtype=torch.bfloat16 if cuda else torch.float32)
+        timer = Timer("a @ b", globals={"a": a, "b": b})
+        best = max(best, 2 * side**3 / timer.blocked_autorange(min_run_time=0.5).median)
+    return best
+
+
+class Bench:
+    """Measurements by group, network and form, one per round, and the table that is made of them."""
+
+    def __init__(self, given: argparse.Namespace, deadline: float | None, ceiling: float):
+        self.given, self.deadline, self.ceiling = given, deadline, ceiling
+        self.about: dict[Key, dict[str, Any]] = {}
+        self.rounds: dict[Key, list[dict[str, float]]] = {}
+        print(f"ceiling {ceiling / 1e12:.3g} TFLOP/s", flush=True)
+
+    def run(self, group: str) -> None:
+        """Start the networks of a group, measure them round after round, write."""
+        keys = [(group, name, form) for name, one in GROUPS[group].items() for form in forms(one, self.given)]
+        keys.sort(key=lambda key: "trainer" in key[2])  # what the targets want, first
+        started = time.monotonic()
+        with ThreadPoolExecutor(self.given.together) as pool:
+            found = dict(zip(keys, pool.map(self.start, keys), strict=True))
+        running = {key: served for key, served in found.items() if served is not None}
+        print(f"{group}: {len(running)} of {len(keys)} are ready after {time.monotonic() - started:.0f} s", flush=True)
+        try:
+            for number in range(self.given.rounds):
+                began = time.monotonic()
+                for key, served in running.items():
+                    self.take(key, served, number)
+                update_table(self.given.output, self.rows(), ("group", "network", "form", "images", "gpu"))
+                if number == 0:
+                    print(f"{group}: a round takes {time.monotonic() - began:.0f} s", flush=True)
+                if self.left() < time.monotonic() - began:
+                    print(f"{group}: the budget ends after {number + 1} rounds", flush=True)
+                    break
+        finally:
+            for served in running.values():
+                served.close()
+
+    def left(self) -> float:
+        """Seconds of the budget."""
+        return float("inf") if self.deadline is None else self.deadline - time.monotonic()
+
+    def start(self, key: Key) -> Served | None:
+        """The process of a network, ready to measure; None where it failed or would come too late."""
+        if self.deadline is not None and self.left() < (1 - LIMIT) * self.given.budget_seconds:
+            print(f"  {' | '.join(key)}: no time is left to start it", flush=True)
+            return None
+        served = Served(WORKER, *key, "--serve", *options(self.given), deadline=self.deadline)
+        if served.about is None:
+            print(f"  {' | '.join(key)}: it could not be started", flush=True)
+            return None
+        self.about[key] = served.about
+        return served
+
+    def take(self, key: Key, served: Served, number: int) -> None:
+        """One measurement."""
+        measured = served.ask()
+        if measured is None:
+            print(f"  {' | '.join(key)}: it has ended or was too slow", flush=True)
+            return
+        self.rounds.setdefault(key, []).append(measured | {"round": number} | self.derived(key, measured))
+        print(f"  round {number + 1} {key[2]:14} {key[1]:36} {1e3 * measured['seconds']:8.1f} ms", flush=True)
+
+    def derived(self, key: Key, measured: dict[str, float]) -> dict[str, float]:
+        """Images per second and MFU, from the seconds of a step."""
+        rate = self.given.batch_size / measured["seconds"]
+        return {"images_per_second": rate, "mfu": 6 * self.about[key]["macs"] * rate / self.ceiling}
+
+    def ratio(self, key: Key, other: Key, quantity: str) -> float | None:
+        """The median over rounds of a quantity over that of another; None where there is no round of both."""
+        others = {one["round"]: one[quantity] for one in self.rounds.get(other, [])}
+        pairs = [(one[quantity], others.get(one["round"])) for one in self.rounds.get(key, [])]
+        ratios = [own / against for own, against in pairs if against]
+        return median(ratios) if ratios else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the table, as far as measured."""
+        return [self.row(key) for key in self.rounds]
+
+    def row(self, key: Key) -> dict[str, Any]:
+        """One line of the table."""
+        group, name, form = key
+        of = {quantity: median(one[quantity] for one in self.rounds[key]) for quantity in self.rounds[key][0]}
+        first = (group, next(iter(GROUPS[group])), form)
+        ratios = {quantity: self.ratio(key, first, quantity) for quantity in ("seconds", "cpu", "memory")}
+        files = "files" in form
+        synthetic = self.ratio(key, (group, name, "trainer"), "images_per_second") if files else None
+        return {
+            **{"group": group, "network": name, "form": form},
+            "parameters": self.about[key]["parameters"],
+            "gmacs": round(self.about[key]["macs"] / 1e9, 3),
+            "milliseconds": round(1e3 * of["seconds"], 2),
+            "ratio": rounded(ratios["seconds"]),
+            "cpu_ratio": rounded(ratios["cpu"]),  # other people's load on the machine hardly changes it
+            "images_per_second": round(of["images_per_second"], 1),
+            "peak_memory_gib": round(max(one["memory"] for one in self.rounds[key]) / 2**30, 3),
+            "memory_ratio": rounded(ratios["memory"]),
+            "mfu": rounded(of["mfu"]),
+            "ceiling_tflops": round(self.ceiling / 1e12, 4),
+            "attention": self.about[key]["attention"],
+            "images": " ".join(self.given.source) if files else "",
+            "waited": rounded(of["waited"]),
+            "of_synthetic": rounded(synthetic),
+            "batch_size": self.given.batch_size,
+            "rounds": len(self.rounds[key]),
+            **circumstances(command(self.given), ["torch", "timm"]),
+        }
+
+    def check_targets(self) -> None:
+        """Say which targets are met, of those that were measured."""
+        for sentence, quantity, of, against, limit, most in targets():
+            if against:
+                found = self.ratio(of, against, quantity)
+            else:
+                found = median(one[quantity] for one in self.rounds[of]) if of in self.rounds else None
+            if found is None:
+                continue
+            met = found <= limit if most else found >= limit
+            print(f"{'met    ' if met else 'NOT MET'} {sentence}: {found:,.3f} ({'<' if most else '>'}= {limit:,})")
+
+
+def forms(network: Network, given: argparse.Namespace) -> list[str]:
+    """The forms to measure a network in; empty if its attention backend is not available."""
+    try:
+        check(network.attention, given.device)
+    except UserError:
+        return []
+    chosen = [form for form in network.forms if form in (given.forms or ALL)]
+    if given.device == "cpu" and not given.forms:  # compilation is for GPUs
+        chosen = list(dict.fromkeys("eager" if form == "compiled" else form for form in chosen))
+    if "trainer" in chosen and given.source:
+        chosen.append("trainer, files")
     if given.deterministic:
-        forms += [f"{form}, deterministic" for form in forms]
-    rows = [row for group in given.groups for form in forms for row in compare(group, form, given)]
-    write_table(given.output, rows)
+        chosen += [f"{form}, deterministic" for form in chosen]
+    return chosen
 
 
-def compare(group: str, form: str, given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of the table for all networks of one group in one form."""
-    names = list(GROUPS[group])
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    options = [f"--{k}={getattr(given, k.replace('-', '_'))}" for k in ("device", "batch-size", "steps")]
-    for number in range(given.rounds):
-        for name in names:
-            results[name].append(in_a_process(__file__, *options, "--measure", group, name, form))
-            print(f"  round {number + 1} {form} {name:36} {1e3 * results[name][-1]['seconds']:8.1f} ms", flush=True)
-    command = (
-        f"python scripts/bench_step.py --groups {' '.join(given.groups)} --rounds {given.rounds} {' '.join(options)}"
-        f"{' --deterministic' if given.deterministic else ''}"
+def command(given: argparse.Namespace) -> str:
+    """The command that reproduces these numbers."""
+    chosen = f" --forms {' '.join(given.forms)}" if given.forms else ""
+    last = f" --budget-seconds={given.budget_seconds:g}" if given.budget_seconds else ""
+    last += " --deterministic" if given.deterministic else ""
+    return (
+        f"python scripts/bench_step.py --groups {' '.join(given.groups)}{chosen} --rounds {given.rounds} "
+        f"--together={given.together} {' '.join(options(given))}{last}"
     )
-    rows = []
-    for name in names:
-        seconds = [r["seconds"] for r in results[name]]
-        pairs = list(zip(results[name], results[names[0]], strict=True))
-        ratio, cpu_ratio = (median(own[key] / first[key] for own, first in pairs) for key in ("seconds", "cpu"))
-        print(
-            f"{name:36} {form:8} {1e3 * median(seconds):8.1f} ms, {ratio:.3f} of the first, {cpu_ratio:.3f} by CPU time"
-        )
-        row: dict[str, Any] = {"group": group, "network": name, "form": form}
-        row |= {"parameters": results[name][0]["parameters"], "gmacs": round(results[name][0]["macs"] / 1e9, 3)}
-        row |= {"milliseconds": round(1e3 * median(seconds), 2), "ratio": round(ratio, 4)}
-        row |= {"cpu_ratio": round(cpu_ratio, 4)}  # other people's load on the machine hardly changes it
-        row |= {"images_per_second": round(given.batch_size / median(seconds), 1)}
-        row |= {"peak_memory_gib": round(max(r["memory"] for r in results[name]) / 2**30, 3)}
-        row |= {"batch_size": given.batch_size, "rounds": given.rounds}
-        rows.append(row | circumstances(command, ["torch", "timm"]))
-    return rows
 
 
-def measure(network: Network, form: str, given: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the fastest step, processor seconds of the mean step, and peak memory: the device's, or on the CPU
-    what the steps added to the process."""
-    device, batch = torch.device(given.device), given.batch_size
-    torch.manual_seed(0)
-    name, options = network
-    model = timm.create_model(name, drop_path_rate=0.1, **options).to(device).train()
-    settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    assert settings is not None
-    side = settings.input_size[1]
-    size = {"parameters": sum(p.numel() for p in model.parameters()), "macs": macs(model, side)}
-    keys = attach_keys(model, 0, device) if name in REGISTERED else None  # timm's draw as timm's do
-    if "deterministic" in form:
-        make_deterministic(True)
-    if "compiled" in form:
-        model.compile()
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    images = torch.randn(batch, 3, side, side, device=device)
-    labels = torch.randint(1000, (batch,), device=device)
-
-    def step(number: int) -> None:
-        if keys:
-            keys.set(0, number, torch.arange(batch))
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(images)
-        nn.functional.cross_entropy(logits.float(), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    before = _resident()
-    for number in range(2 if device.type == "cpu" else 10):
-        step(number)
-    cpu = time.process_time()
-    times = [_timed(partial(step, number), device) for number in range(given.steps)]
-    cpu = (time.process_time() - cpu) / given.steps
-    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident() - before
-    return {"seconds": min(times), "cpu": cpu, "memory": memory, **size}
-
-
-def _resident() -> int:
-    """Most bytes of memory that this process has held at a time."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _timed(work: Callable[[], None], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+def rounded(value: float | None) -> float | str:
+    """The value, rounded to four decimal places; empty for None."""
+    return "" if value is None else round(value, 4)
 
 
 if __name__ == "__main__":

@@ -19,21 +19,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-from hydra import compose, initialize_config_dir  # noqa: E402
+from hydra import compose, initialize_config_dir
 
-import data  # noqa: E402
-from conf.checks import check, fill_in  # noqa: E402
-from conf.errors import refuse_unknown, sentences  # noqa: E402
-from conf.schema import Config, plain, typed  # noqa: E402
-from data import files  # noqa: E402
-from data.config import DataConfig  # noqa: E402
-from data.writer import write_split  # noqa: E402
-from gab.distributed.launch import launch  # noqa: E402
-from gab.distributed.processes import Processes, choose_device, count_processes, loader_options  # noqa: E402
-from gab.models import variant  # noqa: E402
-from scripts.cluster import disks, loading, network, node, training  # noqa: E402
-from scripts.cluster.findings import Findings  # noqa: E402
-from scripts.cluster.table import report  # noqa: E402
+import data
+from conf.checks import check, fill_in
+from conf.errors import refuse_unknown, sentences
+from conf.schema import Config, plain, typed
+from data import files
+from data.config import DataConfig
+from data.writer import write_split
+from gab.distributed.launch import launch
+from gab.distributed.processes import Processes, choose_device, count_processes, loader_options
+from gab.models import variant
+from scripts.cluster import disks, loading, network, node, training
+from scripts.cluster.findings import Findings
+from scripts.cluster.table import report
 
 BATCH = {"cpu": 8, "cuda": 128}  # images of a process in a step
 CLASSES = 1000
@@ -148,7 +148,7 @@ def title(config: Config, found: Findings) -> str:
 
 
 def notes(loader: str, effort: Effort) -> list[str]:
-    """What is no fault."""
+    """Sentences about things that are not faults."""
     told = [f"the loader is {loader}"]
     if effort.made_up:
         told.append("it read photos that were made up for it; data=NAME measures a data set")
@@ -161,7 +161,7 @@ def notes(loader: str, effort: Effort) -> list[str]:
 
 
 def say(processes: Processes, what: str) -> None:
-    """What is being measured, for those who wait."""
+    """Says what is being measured, to whoever waits."""
     if processes.first:
         print(f"measuring {what} ...", file=sys.stderr, flush=True)
 

@@ -13,14 +13,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-from omegaconf import OmegaConf  # noqa: E402
-from safetensors import SafetensorError  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from omegaconf import OmegaConf
+from safetensors.torch import save
 
-from conf.errors import sentences  # noqa: E402
-from gab.errors import UserError  # noqa: E402
-from gab.models.convert import Conversion, call, convert  # noqa: E402
-from gab.models.weights import read  # noqa: E402
+from conf.errors import sentences
+from gab.errors import UserError
+from gab.models.convert import Conversion, call, convert
+from gab.models.weights import read
 
 SHOWN = 3  # of the names that changed
 
@@ -57,10 +56,10 @@ def write(path: Path, found: Conversion, model_name: str, source: Path) -> None:
     metadata = {"format": "pt", "model": model_name, "options": json.dumps(found.options), "source": source.name}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous().clone() for name, value in found.weights.items()}, path, metadata)
-    except (OSError, SafetensorError) as error:  # the second of safetensors, for its own
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write {path} ({reason}): set --out to another place.") from error
+        tensors = {name: value.contiguous().clone() for name, value in found.weights.items()}
+        path.write_bytes(save(tensors, metadata))  # save_file would hide it from all other users
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): set --out to another place.") from error
 
 
 def account(found: Conversion) -> str:

@@ -1,10 +1,11 @@
-"""Curves of runs as one table: `curves.py results/curves_NAME.csv RUN...`, a line for every evaluation of every run.
+"""Curves of runs as one table: `python scripts/curves.py TABLE runs/A runs/B ...`, a line for every evaluation of all.
 
 Each line has the run's network, data set and seed, what the evaluation found (percent), the training loss of the last
 row before it, and where the run comes from: commit, command (folders left out), processor, cores, GPU and date. Of a
 run that went on with another commit or on another machine, all are named, in order.
 """
 
+import argparse
 import json
 import re
 import shlex
@@ -16,21 +17,29 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-from omegaconf import OmegaConf  # noqa: E402
+from omegaconf import OmegaConf
 
-from conf.errors import sentences  # noqa: E402
-from gab.errors import UserError  # noqa: E402
-from gab.tracking.record import read  # noqa: E402
-from scripts.benchmark import write_table  # noqa: E402
+from conf.errors import sentences
+from gab.errors import UserError
+from gab.tracking.record import read
+from scripts.bench.tables import write_table
 
 MEASURED = ("epoch", "step", "samples", "top1", "top5", "loss", "top1_ema", "top5_ema", "loss_ema")
 
 
-def main(table: Path, folders: list[Path]) -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path, metavar="TABLE", help="to write, such as results/curves_NAME.csv")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="runs/NAME", help="folders of runs")
+    given = parser.parse_args(arguments)
+    with sentences():
+        write(given.table, given.runs)
+
+
+def write(table: Path, folders: list[Path]) -> None:
     """Write the table; raises UserError for a folder without a finished evaluation."""
     rows = [row for folder in folders for row in curve(folder)]
-    if not rows:
-        raise UserError("no run is given: curves.py results/curves_NAME.csv runs/A runs/B")
     write_table(table, rows)
     print(f"{table}: {len(rows)} evaluations of {len(folders)} runs")
 
@@ -81,5 +90,4 @@ def command(line: str) -> str:
 
 
 if __name__ == "__main__":
-    with sentences():
-        main(Path(sys.argv[1]), [Path(word) for word in sys.argv[2:]])
+    main()

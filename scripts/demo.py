@@ -23,12 +23,14 @@ What it left in {folder}
   eval/                        scores.json, per-class tables and predictions of eval.py
 
 What to try next
-  Without the Gaussian, everything else alike:
+  What its biases learned, and where its attention goes, as figures:
+    {python} eval.py checkpoint={folder}/checkpoints/last.pt 'evaluators=[bias_maps,rollout]' run.device=cpu
+  Without the Gaussian, which this run had (model.gab=true), everything else alike:
     {python} train.py experiment=digits model.gab=false run.device=cpu run.dir={runs} run.name=plain
-  Compare the last row of both (360 images and one seed show that it runs, not which is better):
-    tail -n 1 {folder}/record.jsonl {runs}/plain/record.jsonl
+  Compare both (360 images and one seed show that it runs, not which is better):
+    {python} scripts/compare.py {folder} {runs}/plain
   The same in W&B, once you are logged in there:
-    {wandb} sync {folder}/wandb/*run-*
+    {python} scripts/wandb_resync.py {folder}
   Your own images, or ImageNet: README.md, "Training on ImageNet"."""
 
 
@@ -42,15 +44,14 @@ def main() -> None:
     scores = folder / "eval" / "scores.json"
     started = time.monotonic()
     if scores.is_file():
-        print(f"The demo is finished already; `rm -r {shlex.quote(str(folder))}` and the same command run it anew.")
+        print(f"The demo is finished already; `rm -r {shlex.quote(str(folder))}` and the same command run it again.")
     else:
         train_and_evaluate(runs, folder)
         print(f"\nThe demo took {time.monotonic() - started:.0f} s.")
     found = json.loads(scores.read_text())["scores"]
     top1, top1_ema, images = found["raw"]["top1"], found["ema"]["top1"], found["raw"]["images"]
     print(f"Top-1 {top1:.2f} % (EMA {top1_ema:.2f} %) on {images} digits that it was not trained on.")
-    wandb = str(Path(PYTHON).parent / "wandb")
-    print(RESULTS.format(folder=folder, runs=runs, python=PYTHON, wandb=wandb))
+    print(RESULTS.format(folder=folder, runs=runs, python=PYTHON))
     if top1 < GOAL:
         sys.exit(f"error: top-1 is below {GOAL:g} %, so something is wrong here: please report it with {folder}")
 

@@ -7,14 +7,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-from hydra import compose, initialize_config_dir  # noqa: E402
+from hydra import compose, initialize_config_dir
 
-from conf.errors import refuse_unknown, sentences  # noqa: E402
-from conf.schema import plain, typed  # noqa: E402
-from data import files, readers  # noqa: E402
-from data.config import DataConfig  # noqa: E402
-from data.splits import require_split, splits  # noqa: E402
-from data.writer import write_split  # noqa: E402
+from conf.errors import refuse_unknown, sentences
+from conf.schema import plain, typed
+from data import files, readers
+from data.config import DataConfig
+from data.errors import root_is
+from data.splits import require_split, splits
+from data.writer import write_split
 
 SKIP_HELP = (
     "leave out images that cannot be read: the file has fewer samples than the folder, so its order and sample indices "
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_intermixed_args(arguments)
     if "=" in given.name:
         parser.error(f"the name of a data set comes first, as in `prepare.py imagenet`, and not {given.name}")
-    with sentences():
+    with sentences(), root_is("--root"):
         data = data_config(given.name, given.root, given.overrides)
         if given.download:
             readers.download(data)

@@ -13,12 +13,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np
+import torch
 
-from conf.errors import sentences  # noqa: E402
-from gab.tracking.record import read  # noqa: E402
-from gab.training import checkpoint  # noqa: E402
+from conf.errors import sentences
+from gab.tracking.record import read
+from gab.training import checkpoint
 
 CHECKPOINTS = ("last.pt", "best.pt")
 # Of time, of the place, and of when and where it was made; `record` counts bytes, among them those of times.

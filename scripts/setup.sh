@@ -11,6 +11,8 @@ FFCV_PACKAGES="g++ pkg-config libopencv-dev libturbojpeg0-dev"
 CONDA_LINE="conda create -n gab -c conda-forge python=3.12 make git compilers pkg-config libjpeg-turbo 'opencv<5'"
 export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-300}" # torch's wheels are large
 export UV_PYTHON_DOWNLOADS=never
+# Once, here: otherwise the first start does it, or every start where the environment forbids it or cannot be written.
+export UV_COMPILE_BYTECODE=1
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 

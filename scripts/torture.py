@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: threads would wait for one another
 
-from gab.errors import LOST_PROCESS, STOPPED  # noqa: E402
-from scripts.benchmark import circumstances, write_table  # noqa: E402
-from scripts.same_bits import differences  # noqa: E402
-from scripts.victim import (  # noqa: E402
+from gab.errors import LOST_PROCESS, STOPPED
+from scripts.bench.tables import circumstances, write_table
+from scripts.same_bits import differences
+from scripts.victim import (
     CLOSING,
     EVALUATING,
     PHASES,

@@ -7,9 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-from conf.errors import sentences  # noqa: E402
-from gab.errors import UserError  # noqa: E402
-from gab.tracking.resync import resync  # noqa: E402
+from conf.errors import sentences
+from gab.errors import UserError
+from gab.tracking.resync import resync
 
 NEW_HELP = "build each run anew under a new id, which it then keeps: for a W&B run that cannot be completed"
 

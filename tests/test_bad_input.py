@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+import data
 from conf.errors import sentences
 from data.config import DataConfig, WriteConfig
 from data.writer import write_split
@@ -50,9 +51,12 @@ SETTINGS = {
     "model=vit_b16_gap": r"model=vit_b16_gap is unknown: did you mean .*vit_b16_gab",
     "data=imagnet": r"data=imagnet is unknown: did you mean imagenet or imagenette",
     "augment=dei": r"augment=dei is unknown: did you mean .*deit",
-    "experiment=digit": r"experiment=digit is unknown: did you mean digits\?",
+    "experiment=digit": r"experiment=digit is unknown: did you mean digits",
     "experiment=gab/pet_s16": r"experiment=gab/pet_s16 is unknown: did you mean gab/pets_s16 or",
     "optim.lr_rate=1": r"optim\.lr_rate is not a setting: did you mean optim\.lr",
+    "optim.learning_rate=1": r"optim\.learning_rate is not a setting: did you mean optim\.lr\?",
+    "batch_size=8": r"batch_size is not a setting: did you mean train\.batch_size",
+    "experiment/gab=pets_s16_gab": r"experiment/gab is a folder: write experiment=gab/NAME",
     "model.depht=3": r"model\.depht is not a setting: did you mean model\.depth",
     "+model.dropout=0.1": r"model\.dropout is not a setting",
     "+extra=1": r"extra is not a setting",
@@ -65,6 +69,8 @@ SETTINGS = {
     "optim.betas=0.9": r"optim\.betas takes a list",
     "model.gab=true model.gaussian.sigma=wide": r"model\.gaussian\.sigma.*wide.*auto",
     "epochs": r"'epochs' is not an override: write epochs=VALUE",
+    "evaluators=null": r"null or a number is no file of conf/: .*evaluators=\[\] for none",
+    "augment=3": r"null or a number is no file of conf/: choose a file by its name",
     "train.precision=fp16": r"train\.precision=fp16 is unknown: choose one of auto, bf16, fp32",
     "run.compile=maybe": r"run\.compile=maybe is unknown",
     "optim.lr=0": r"optim\.lr=0: give a positive number",
@@ -74,7 +80,7 @@ SETTINGS = {
     "optim.betas=[0.9,1]": r"optim\.betas=\[0\.9, 1\.0\]: give two numbers",
     "train.ema_decay=3": r"train\.ema_decay=3: give a number from 0 to below 1",
     "optim.decay=paper": r"optim\.decay=paper is unknown: choose one of ours, released",
-    "run.device=tpu": r"run\.device=tpu is unknown: choose auto, cuda or cpu",
+    "run.device=tpu": r"run\.device=tpu is unknown: choose one of auto, cuda, cpu",
     "train.sync_batchnorm=true run.processes=2": r"train\.sync_batchnorm=true needs GPUs",
     "run.processes=two": r"run\.processes=two: give a number of processes, or auto",
     "train.epochs=0": r"train\.epochs=0: give a number of at least 1",
@@ -88,6 +94,19 @@ SETTINGS = {
     "data.loader=dali": r"data\.loader",
     "data.reader=lmdb": r"data\.reader",
     "data.crop.interpolation=nearest": r"data\.crop\.interpolation",
+    "train.sizes=5": r"write '\+train\.sizes=\{0:128,100:192\}'",
+    "+train.sizes=5": r"write '\+train\.sizes=\{0:128,100:192\}'",
+    "run.processes=null": r"run\.processes=null: this setting cannot be without a value",
+    "seed=-1": r"seed=-1: give a whole number from 0 to 2\^63 - 1",
+    "data.split_seed=99999999999999999999": r"data\.split_seed is 9+; set a whole number",
+    "data.mean=[0.5]": r"data\.mean=\[0\.5\]: give three numbers",
+    "data.std=[1,0,1]": r"data\.std=\[1\.0, 0\.0, 1\.0\]: give positive numbers",
+    "optim.clip_grad=-1": r"optim\.clip_grad=-1: give a positive number",
+    "optim.lr_batch=-32": r"optim\.lr_batch=-32: give a number of at least 1",
+    "optim.gaussian_lr_scale=-1": r"optim\.gaussian_lr_scale=-1: give a number of at least 0",
+    "optim.eps=nan": r"optim\.eps=nan: give a number of at least 0",
+    "checkpoint.every_minutes=nan": r"checkpoint\.every_minutes=nan: give a positive number",
+    "run.dry=true run.images_per_second=0": r"run\.images_per_second=0: give a positive number",
     "train.batch_size=4096": r"1,437 training images of data=digits do not fill one batch: lower train\.batch_size",
 }  # fmt: skip
 
@@ -116,6 +135,25 @@ def test_unknown_timm_model(refused: Refused) -> None:
     assert "vit_relpos_smal_patch16_224" in said
     assert "did you mean vit_relpos_small_patch16_224" in said
     assert "model.name must be given" in refused("train.py", "model=timm", "data=digits")
+
+
+TAUGHT = "model.class_token=true model.pool=token model.distillation_token=true distillation.teacher="
+WEIGHTS = {
+    "init.source=runs/nothing/last.pt": r"runs/nothing/last\.pt cannot be read \(No such file",
+    "init.source=resnet_18": r"no model named 'resnet_18'; did you mean resnet18",
+    f"{TAUGHT}regnety_16": r"no model named 'regnety_16'; did you mean regnety_160",
+    f"{TAUGHT}regnety_16 distillation.weights=x.pth": r"no model named 'regnety_16'; did you mean regnety_160",
+    f"{TAUGHT}resnet18 distillation.weights=x.pth": r"x\.pth cannot be read \(No such file",
+    "model.num_heads=5": r"num_heads",
+}
+
+
+@pytest.mark.parametrize("overrides", WEIGHTS)
+def test_what_the_network_lacks_is_said_before_data_is_written(
+    overrides: str, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "prepare", lambda config: pytest.fail("would write the data set"))
+    assert re.search(WEIGHTS[overrides], refused("train.py", *SMALL, *overrides.split()))
 
 
 def test_cuda_where_there_is_none(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +281,7 @@ def test_checkpoint_of_another_model(refused: Refused, trained: Path, tmp_path: 
 EVALUATIONS = {
     "checkpoint=none.pt": r"there is no checkpoint none\.pt",
     "checkpoint=LAST eval.weights=ema": r"holds no averaged weights: take eval\.weights=raw",
+    "checkpoint=LAST experiment=digits": r"experiment is not chosen in this command: leave it out; eval\.py takes",
     "checkpoint=LAST eval.weights=best": r"eval\.weights=best is unknown: choose one of raw, ema, both",
     "checkpoint=LAST eval.precision=fp8": r"eval\.precision=fp8 is unknown",
     "checkpoint=LAST eval.splitt=val": r"eval\.splitt is not a setting: did you mean eval\.split",
@@ -251,7 +290,7 @@ EVALUATIONS = {
     "model=vit_s16 data=digits data.loader=torch": r"only networks of timm have published weights: give checkpoint=",
     "model=timm model.name=vit_relpos_small_patch16_224": r"add data=NAME",
     "model=timm model.name=vit_relpos_smal data=digits data.loader=torch": r"vit_relpos_small_patch16_224",
-    "checkpoint=LAST data=PHOTOS": r"tells 10 classes apart .* but data=folder has 2",
+    "checkpoint=LAST data=PHOTOS": r"last\.pt has 10 classes \(0, 1, 2 …\), but data=folder has 2",
 }
 
 

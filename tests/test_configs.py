@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 import train
 from conf.checks import check, fill_in
 from conf.errors import refuse_unknown
-from conf.schema import plain, typed
+from conf.schema import data_for, plain, typed
 from gab.models import build, variant
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -47,7 +47,9 @@ def test_groups(group: str, config: Callable[..., DictConfig]) -> None:
 def test_timm_and_evaluation(config: Callable[..., DictConfig]) -> None:
     assert variant(accepted(config("model=timm", "model.name=resnet18")).model) == "resnet18"
     for model in (["model=timm", "model.name=resnet18"], []):
-        refuse_unknown(plain(config(*model, name="eval")))
+        cfg = config(*model, "data=digits", name="eval")
+        cfg.data = data_for(cfg.data, None)
+        refuse_unknown(plain(cfg))
 
 
 @pytest.mark.parametrize("name", ["vit_s16", "vit_m16", "vit_b16", "swin_s"])
@@ -87,11 +89,6 @@ SHAPES = {
 }
 
 
-@pytest.fixture
-def figures_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.figures, "draw", lambda *_: [])
-
-
 @pytest.mark.usefixtures("figures_are_not_drawn")
 @pytest.mark.parametrize("name", names("experiment"))
 def test_every_experiment_trains(name: str, config: Callable[..., DictConfig], rows, tmp_path: Path) -> None:
@@ -118,3 +115,14 @@ def test_full_size_step(config: Callable[..., DictConfig], rows, tmp_path: Path)
     [start] = rows(tmp_path / "run", "start")
     assert start["sigma"] == [5.0] * 12
     assert rows(tmp_path / "run", "end")
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_help_says_what_to_type(script: str, command) -> None:
+    done = command(script, "--help")
+    assert done.code == 0
+    assert f"python {script} " in done.out
+    assert "docs/settings.md" in done.out
+    assert "vit_b16_gab" in done.out.partition("\nmodel: ")[2].splitlines()[0]
+    assert "_schema" not in done.out
+    assert "???" not in done.out

@@ -1,6 +1,7 @@
 """eval.py gives the numbers of the record, for raw and averaged weights and for networks by name."""
 
 import csv
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from omegaconf import DictConfig
 
 import eval as evaluation
-from conf.schema import plain
+from gab.errors import UserError
 
 Run = Callable[..., Path]
 
@@ -77,8 +78,66 @@ def test_timm_model_by_name(config, tmp_path: Path) -> None:
     assert stored["scores"]["raw"]["images"] == 360
 
 
-def test_a_stage_that_is_gone_is_not_used(config, tmp_path: Path) -> None:
-    """A job's own disk, as SLURM_TMPDIR names one, does not outlive the job."""
-    for stage, used in ((tmp_path, str(tmp_path)), (tmp_path / "gone", None)):
-        stored = {"config": plain(config("data=digits", f"data.stage={stage}"))}
-        assert evaluation.data_of(stored).stage == used
+REFUSED = {
+    "evaluators=[top1,rollout] evaluators.rollout.classes=[10]": "evaluators=rollout: class 10 .*or leave rollout out",
+    "evaluators=[position_similarity]": "evaluators=position_similarity: .* no absolute position embedding",
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_what_the_network_has_not_is_refused_before_anything_is_looked_at(
+    overrides: str, config, trained: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=REFUSED[overrides]):
+        evaluate(
+            config,
+            f"checkpoint={trained / 'checkpoints' / 'last.pt'}",
+            *overrides.split(),
+            f"eval.out={tmp_path / 'out'}",
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def entered(run: Path) -> list[dict[str, str]]:
+    with (run / "eval" / "scores.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_own_images_under_their_name_are_those_of_the_run(config, tiny_run: Run, tmp_path: Path, capsys) -> None:
+    """Else most of the pooled images would be such as it was trained on, in the row of the others."""
+    short = ["model.depth=1", "train.max_steps=2", "train.ema_decay=null", "data.split=pooled"]
+    run = tiny_run(tmp_path, *short)
+    checkpoint = f"checkpoint={run / 'checkpoints' / 'last.pt'}"
+    before, tested = entered(run)
+    evaluate(config, checkpoint, "data=digits", "data.loader=torch")
+    assert "warning" not in capsys.readouterr().out
+    evaluate(config, checkpoint, "data.split=official")
+    assert "warning: trained with data.split=pooled" in capsys.readouterr().out
+    own, *others = entered(run)
+    assert {**own, "date": ""} == {**before, "date": ""}
+    assert others[0] == tested
+    assert [(row["drawn"], row["images"]) for row in others] == [("pooled-0", "269"), ("", "360")]
+    folders = sorted(path.name for path in (run / "eval").iterdir() if path.is_dir())
+    assert folders == ["last-digits-pooled-0-val-32", "last-digits-val-32"]
+
+
+@pytest.mark.parametrize("out", ["/proc/none", "a_file"])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_batch(
+    out: str, config, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_file").write_text("")
+    monkeypatch.setattr(evaluation, "look", pytest.fail)
+    with pytest.raises(UserError, match=r"the folder .* cannot be written \(.*\): .*set eval.out to another place"):
+        evaluate(config, f"checkpoint={trained / 'checkpoints' / 'last.pt'}", f"eval.out={tmp_path / out}")
+
+
+def test_a_disk_that_gets_full_meanwhile(config, trained: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(evaluation.table, "enter", full)
+    with pytest.raises(UserError, match=r"\(No space left on device\): make room and evaluate again, or set eval.out"):
+        evaluate(config, f"checkpoint={trained / 'checkpoints' / 'last.pt'}", f"eval.out={tmp_path / 'out'}")
+    said = capsys.readouterr().out
+    assert "raw  top1" in said
+    assert "ema  top1" in said  # nothing is lost on the screen

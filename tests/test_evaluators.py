@@ -20,7 +20,7 @@ from gab.distributed import launch
 from gab.errors import Stopped, UserError
 from gab.evaluators import Accuracy, Scores, logits, synsets
 from gab.evaluators.corruptions import PARTS
-from gab.training import checkpoint, trainer
+from gab.training import checkpoint
 from tests.colours import paint
 
 Config = Callable[..., DictConfig]
@@ -205,7 +205,7 @@ REFUSED = {
         UserError, r"evaluators\.real\.labels=gone\.json cannot be read",
     ),
     "evaluators=[v2] evaluators.v2.partial=true data=digits": (
-        UserError, r"evaluators=\[v2\] are of ImageNet's 1000 classes, but data=digits tells 10 \(0, 1, 2 …\) apart",
+        UserError, r"evaluators=\[v2\] are of ImageNet's 1,000 classes, but data=digits has 10 \(0, 1, 2 …\)",
     ),
 }  # fmt: skip
 
@@ -224,7 +224,7 @@ def test_refused_by_eval(config: Config, tmp_path: Path, tiny_run) -> None:
     with pytest.raises(DataError, match="lacks classes"):
         evaluation.run(config(*IMAGES, *NETWORK, "evaluators=[v2]", name="eval"))
     digits = tiny_run(tmp_path, "train.epochs=1", "train.max_steps=1") / "checkpoints" / "last.pt"
-    with pytest.raises(UserError, match=r"last\.pt tells 10 \(0, 1, 2 …\) apart: leave these evaluators out"):
+    with pytest.raises(UserError, match=r"last\.pt has 10 \(0, 1, 2 …\): leave these evaluators out"):
         evaluation.run(
             config(f"checkpoint={digits}", "evaluators=[sketch]", "evaluators.sketch.partial=true", name="eval")
         )
@@ -235,7 +235,7 @@ def test_the_metric_decides_which_epoch_was_best(
     metric: str, best: int, tiny_run, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     found = iter([Scores(50.0, 60.0, 20.0, 1.0, 9), Scores(40.0, 60.0, 30.0, 1.0, 9)])
-    monkeypatch.setattr(trainer, "score", lambda predictions: next(found))
+    monkeypatch.setattr("gab.training.evaluation.score", lambda predictions: next(found))
     folder = tiny_run(tmp_path, f"data.metric={metric}", "train.max_steps=1", "train.ema_decay=null")
     stored = checkpoint.load(folder / "checkpoints" / "best.pt")
     judged = [row[metric] for row in rows(folder, "eval")]

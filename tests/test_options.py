@@ -17,6 +17,7 @@ import train
 from conf.checks import check, fill_in
 from conf.schema import typed
 from gab.errors import UserError
+from gab.evaluators import base
 from scripts.export import export
 
 Run = Callable[..., Path]
@@ -66,23 +67,31 @@ def test_two_arms_begin_alike(first: Path, tiny_run: Run, rows, tmp_path: Path, 
     assert without["init"] in capsys.readouterr().err
 
 
-def test_other_weights_under_the_same_name_are_refused(first: Path, tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
-    source = tmp_path / "source.pt"
+def test_a_run_that_goes_on_does_not_need_its_source(first: Path, tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
+    """Its checkpoint is whole. Where another file is named, that must hold the same weights."""
+    source, other, moved = (tmp_path / f"{name}.pt" for name in ("source", "other", "moved"))
     shutil.copy(first / "checkpoints" / "last.pt", source)
-    how = (*SHORT, f"init.source={source}")
     with monkeypatch.context() as patch:
         patch.setattr(train.Trainer, "finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            tiny_run(tmp_path, *how)
+        for _ in range(2):  # begins it, then goes on without the file
+            with pytest.raises(KeyboardInterrupt):
+                tiny_run(tmp_path, *SHORT, f"init.source={source}")
+            source.unlink(missing_ok=True)
+    origins = load(tmp_path / "run")["origins"]
+    assert origins.keys() == {"init"}
     content = load(first)
     content["model"]["norm.bias" if "norm.bias" in content["model"] else "fc_norm.bias"] += 1
-    torch.save(content, source)
+    torch.save(content, other)
     with pytest.raises(
         UserError, match=r"weights that it began with .* \(fingerprints init: \w+ -> \w+\): put the old"
     ):
-        tiny_run(tmp_path, *how)
-    shutil.copy(first / "checkpoints" / "last.pt", source)
-    assert load(tiny_run(tmp_path, *how))["epochs"] == 2
+        tiny_run(tmp_path, *SHORT, f"init.source={other}")
+    with pytest.raises(UserError, match=r"another config \(init\.source: .* -> None\)"):
+        tiny_run(tmp_path, *SHORT)
+    shutil.copy(first / "checkpoints" / "last.pt", moved)
+    ended = load(tiny_run(tmp_path, *SHORT, f"init.source={moved}"))
+    assert ended["epochs"] == 2
+    assert ended["origins"] == origins
 
 
 # -- a teacher --------------------------------------------------------------------------------------------------------
@@ -103,7 +112,7 @@ def test_a_teacher_is_no_part_of_the_checkpoint(teacher: Path, tiny_run: Run, ro
 
 def test_a_teacher_of_other_classes_is_refused_before_anything_is_written(tiny_run: Run, tmp_path: Path) -> None:
     torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "teacher.pth")
-    with pytest.raises(UserError, match="tells 7 classes apart, the data set has 10"):
+    with pytest.raises(UserError, match="test_resnet has 7 classes, the data set has 10"):
         tiny_run(
             tmp_path, *SHORT, *TWO_HEADS, "distillation.teacher=test_resnet",
             f"distillation.weights={tmp_path}/teacher.pth",
@@ -160,7 +169,7 @@ def test_one_compilation_per_size(tiny_run: Run, tmp_path: Path, monkeypatch) ->
     without_kernels = partialmethod(torch.nn.Module.compile, backend="eager")
     monkeypatch.setattr(torch.nn.Module, "compile", without_kernels)
     how = (*SHORT, "+train.sizes={0:16,2:32}", "train.epochs=4", "run.compile=true", "model.rel_pos=table")
-    tiny_run(tmp_path, *how)
+    tiny_run(tmp_path, *how, "run.eval_batch=40")  # the last one of an evaluation is smaller
     steps = [after - before for before, after in zip([0, *graphs], graphs, strict=False)]
     assert steps[1:] == [0, 1, 1]
 
@@ -190,6 +199,22 @@ def test_test_images_are_shown_once(which: str, tiny_run: Run, rows, config, tmp
     assert float(table[f"{which}.pt", "raw", "test"]["top1"]) == pytest.approx(tested["top1"], abs=1e-4)
 
 
+def test_epochs_are_judged_at_one_precision(tiny_run: Run, rows, tmp_path: Path, monkeypatch) -> None:
+    """The last one's float32 score is not compared with the others' in bfloat16; here float32 makes all right."""
+    predict = base.predict
+
+    def perfect_in_float32(*arguments, bf16: bool, **options):
+        found = predict(*arguments, bf16=bf16, **options)
+        return found if bf16 else found._replace(top5=found.label[:, None].repeat(5, axis=1))
+
+    monkeypatch.setattr(base, "predict", perfect_in_float32)
+    run = tiny_run(tmp_path, *SHORT, "train.precision=bf16", "optim.warmup_epochs=0", "optim.lr=1e-3")
+    first, last = rows(run, "eval")
+    assert (first["precision"], last["precision"]) == ("bf16", "fp32")
+    assert last["top1"] == 100
+    assert first["top1"] <= load(run)["best_score"] < 100
+
+
 def test_without_test_images_nothing_is_said(first: Path, rows) -> None:
     assert not rows(first, "test")
     assert "test_top1" not in rows(first, "end")[0]
@@ -206,6 +231,7 @@ def test_without_test_images_no_weights_can_be_chosen_for_them(tiny_run: Run, tm
 # -- what cannot be ---------------------------------------------------------------------------------------------------
 
 REFUSED = {
+    "data.loader=gpu run.device=cpu": r"on the GPU of run\.device=cuda: set data\.loader=ffcv with run\.device=cpu",
     "optim.name=adam": r"optim\.name=adam is unknown: choose one of adamw, sgd, lamb",
     "optim.lr_per=image": r"optim\.lr_per=image is unknown",
     "optim.cosine_from=end": r"optim\.cosine_from=end is unknown",
@@ -216,6 +242,7 @@ REFUSED = {
     "train.test=first": r"train\.test=first is unknown",
     "init.fresh=[neck] init.source=x": r"init\.fresh=neck is unknown: choose one of head, rel_pos, position, gaussian",
     "init.fresh=[head]": "without a source",
+    "init.weights=ema": r"init\.weights=ema is of the checkpoint init\.source: give that",
     "init.source=x init.weights=mean": r"init\.weights=mean is unknown",
     "init.source=x model.rel_pos_start=gaussian": r"would be lost .* set init\.fresh=\[rel_pos\]",
     "model=timm model.name=resnet18 model.pretrained=true init.source=x": "both give weights",
@@ -224,6 +251,16 @@ REFUSED = {
     "distillation.kind=firm": r"distillation\.kind=firm is unknown: choose one of hard, soft",
     "distillation.alpha=2": r"distillation\.alpha=2: give a share",
     "distillation.temperature=0": r"temperature=0: give a positive number",
+    "model=deit_t16_distilled data.image_size=192 distillation.teacher=deit_base_patch16_224": "works at 224 pixels",
+    "distillation.alpha=0.3": r"alpha=0\.3 does nothing with distillation\.teacher=null: set distillation\.alpha=0\.5",
+    "distillation.kind=soft": r"kind=soft does nothing with distillation\.teacher=null",
+    "model=deit_t16_distilled distillation.teacher=resnet18 distillation.temperature=2": "does nothing .*kind=hard",
+    "data.crop.kind=padded data.crop.scale=[0.6,1]": r"does nothing .*=padded: set data\.crop\.scale=\[0\.5,1\.0\]",
+    "data=cifar10 data.crop.kind=padded data.crop.interpolation=bicubic": r"set data\.crop\.interpolation=random",
+    "data.crop.padding=2": r"padding=2 does nothing with data\.crop\.kind=resized: set data\.crop\.padding=4",
+    "augment=none augment.interpolation=bicubic": r"does nothing with augment\.randaugment\.layers=0",
+    "optim.momentum=0.8": r"optim\.momentum=0\.8 does nothing with optim\.name=adamw: set optim\.momentum=0\.9",
+    "optim.name=sgd optim.betas=[0.9,0.95]": r"optim\.betas=\[0\.9,0\.95\] does nothing with optim\.name=sgd",
     "+train.sizes={0:30}": r"Images of 30 x 30 do not divide into patches",
     "+train.sizes={99:32}": r"give \{epoch: pixels\}, epochs from 0 to 29",
     "+train.sizes={0:0}": r"give \{epoch: pixels\}",
@@ -231,6 +268,13 @@ REFUSED = {
     "model=swin_t +train.sizes={0:192}": "has windows, whose size would change with the images'",
     "model=timm model.name=levit_128s +train.sizes={0:192}": "stays at the size that it is built for",
 }
+
+
+def test_what_the_file_of_a_data_set_sets_is_no_setting_of_the_user(config) -> None:
+    """That of digits sets data.crop.scale."""
+    cfg = config("experiment=digits", "data.crop.kind=padded")
+    fill_in(cfg, "cpu")
+    check(typed(cfg), 1)
 
 
 @pytest.mark.parametrize("settings", REFUSED)

@@ -13,10 +13,12 @@ from torch import nn
 import train
 from conf.checks import check
 from conf.schema import plain
+from data import files
 from data.readers import digits
 from gab.models import build
+from gab.tracking import provenance
 from gab.training import distillation, init_from
-from gab.training.schedule import effective_lr
+from gab.training.schedule import effective_lr, learning_rate
 from scripts import presets
 from tests import replicas
 
@@ -39,6 +41,13 @@ COUNTS = {
     "deit_t16": (5_717_416, 1000),
     "deit_t16_lape": (5_722_024, 1000),
     "deit_t16_lape_sharing": (5_722_024, 1000),
+    "deit_t16_lape_identity": (5_717_416, 1000),
+    "deit_t16_lape_gain": (5_717_428, 1000),  # a gain in each of 12 layers
+    "deit_t16_lape_channel_gain": (5_719_720, 1000),
+    "deit_t16_lape_affine": (5_722_024, 1000),
+    "deit_t16_lape_norm": (5_717_416, 1000),
+    "deit_t16_lape_norm_gain": (5_717_428, 1000),
+    "deit_t16_lape_norm_channel_gain": (5_719_720, 1000),
     "deit_t16_shared": (5_717_416, 1000),
     "deit_t16_unshared": (6_133_480, 1000),
     "deit_t16_sincos_1d": (5_717_416, 1000),
@@ -243,22 +252,65 @@ def test_the_published_recipe(name: str) -> None:
     assert found == pytest.approx(RECIPES[name])
 
 
-# Probability of erasing, label smoothing, mixup, cutmix, repeats, evaluation crop, decay of the average (0: none).
+# Of each file of conf/optim, in a recipe that takes it: the rate at the first step, at the end of the warm-up, in the
+# middle of the cosine and at the last step, and the norm that gradients are clipped to. Computed by hand from the
+# methods sheets, as are the epochs of the second and third.
+RATES = {
+    "gab": ("gab/imagenet_b16_gab", (3, 200), (1e-6, 4.99930746e-4, 2.505e-4, 1e-6), None),
+    "gab_finetune": ("gab/dogs_m16_gab", (0, 100), (0.01, 0.01, 5e-3, 6.168375e-7), None),
+    "deit": ("baselines/deit_b16", (5, 150), (1e-6, 9.99321617e-4, 5.05e-4, 1.0027141e-5), None),
+    "deit3": ("baselines/deit3_s16", (5, 400), (1e-6, 3.99961544e-3, 2.005e-3, 1.00153827e-5), 1.0),
+    "swin": ("baselines/swin_t", (20, 160), (1e-6, 1e-3, 5.05e-4, 1e-5), 5.0),
+    "t2t": ("baselines/t2t_vit7", (10, 150), (1e-6, 9.97288341e-4, 5.05e-4, 1e-5), None),
+    "vitae": ("vitae/vitae_t", (10, 150), (1e-6, 9.97288341e-4, 5.05e-4, 1e-5), None),
+    "cct_cifar10": ("baselines/cifar10_cct7", (10, 150), (1e-5, 5.48520913e-4, 2.8e-4, 1e-5), None),
+    "cct_cifar100": ("baselines/cifar100_cct7", (10, 150), (1e-6, 5.98383961e-4, 3.05e-4, 1e-5), None),
+    "finetune384": ("README", (5, 15), (1e-6, 5e-6, 5e-6, 5e-6), None),
+}
+
+
+def test_every_optimisation_has_its_rates() -> None:
+    assert RATES.keys() == {path.stem for path in (presets.ROOT / "conf" / "optim").glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_the_published_rates(name: str) -> None:
+    recipe, (warm, middle), rates, clip_grad = RATES[name]
+    cfg = presets.composed("baselines/deit_s16" if recipe == "README" else recipe).copy()
+    file = OmegaConf.load(presets.ROOT / "conf" / "optim" / f"{name}.yaml")
+    if recipe == "README":
+        cfg.train.epochs, cfg.train.batch_size, cfg.optim = 30, 512, OmegaConf.merge(cfg.optim, file)
+    assert cfg.optim == OmegaConf.merge(cfg.optim, file)  # the recipe changes nothing of it
+    steps, epochs = 1_281_167 // cfg.train.batch_size, cfg.train.epochs
+    shape = {"batch_size": cfg.train.batch_size, "steps_per_epoch": steps, "epochs": epochs}
+    at = (0, warm * steps, middle * steps, epochs * steps - 1)
+    found = [learning_rate(step, optim=cfg.optim, **shape) for step in at]
+    assert found == pytest.approx(rates, rel=1e-6)
+    assert cfg.optim.clip_grad == clip_grad
+
+
+HALF = ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+CIFAR10 = ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616])
+CIFAR100 = ([0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761])
+
+# Probability of erasing, label smoothing, mixup, cutmix, repeats, evaluation crop, decay of the average (0: none); mean
+# and standard deviation of the images, resampling of crops and in evaluation.
 REGULARISERS = {
-    "gab/imagenet_b16_gab": (0.25, 0.1, 0.2, 1.0, 1, 0.9, 0.99996),
-    "gab/dogs_m16_gab": (0.0, 0.0, 0.0, 0.0, 1, 0.875, 0),
-    "baselines/deit_b16": (0.25, 0.1, 0.8, 1.0, 3, 0.875, 0.99996),
-    "baselines/deit3_s16": (0.0, 0.0, 0.8, 1.0, 3, 1, 0.99996),
-    "baselines/deit3_b16_224": (0.0, 0.1, 0.8, 1.0, 1, 1, 0.99996),
-    "baselines/vit_s16_plain": (0.0, 0.0, 0.2, 0.0, 1, 0.875, 0),
-    "baselines/swin_s": (0.25, 0.1, 0.8, 1.0, 1, 0.875, 0),
-    "baselines/cifar100_cct7": (0.0, 0.1, 0.8, 1.0, 1, 1, 0),
-    "lape/deit_b16_distilled_lape": (0.25, 0.1, 0.8, 1.0, 3, 1, 0.99996),
-    "lape/t2t_vit7_lape": (0.25, 0.1, 0.8, 1.0, 1, 0.9, 0.99996),
-    "lape/cifar10_cvt7_lape": (0.0, 0.1, 0.8, 1.0, 1, 1, 0),
-    "lape/cifar100_vit_lite7_lape": (0.25, 0.1, 0.8, 1.0, 1, 1, 0),
-    "life/imagenet100_deit_s16_life": (0.25, 0.1, 0.8, 1.0, 3, 0.875, 0.99996),
-    "vitae/vitae_13m": (0.25, 0.1, 0.8, 1.0, 1, 0.9, 0.99996),
+    "gab/imagenet_b16_gab": (0.25, 0.1, 0.2, 1.0, 1, 0.9, 0.99996, HALF, "random", "bicubic"),
+    "gab/dogs_m16_gab": (0.0, 0.0, 0.0, 0.0, 1, 0.875, 0, IMAGENET, "bilinear", "bilinear"),
+    "baselines/deit_b16": (0.25, 0.1, 0.8, 1.0, 3, 0.875, 0.99996, IMAGENET, "bicubic", "bicubic"),
+    "baselines/deit3_s16": (0.0, 0.0, 0.8, 1.0, 3, 1, 0.99996, IMAGENET, "bicubic", "bicubic"),
+    "baselines/deit3_b16_224": (0.0, 0.1, 0.8, 1.0, 1, 1, 0.99996, IMAGENET, "bicubic", "bicubic"),
+    "baselines/vit_s16_plain": (0.0, 0.0, 0.2, 0.0, 1, 0.875, 0, HALF, "bilinear", "bilinear"),
+    "baselines/swin_s": (0.25, 0.1, 0.8, 1.0, 1, 0.875, 0, IMAGENET, "bicubic", "bicubic"),
+    "baselines/cifar100_cct7": (0.0, 0.1, 0.8, 1.0, 1, 1, 0, CIFAR100, "random", "bicubic"),
+    "lape/deit_b16_distilled_lape": (0.25, 0.1, 0.8, 1.0, 3, 1, 0.99996, IMAGENET, "bicubic", "bicubic"),
+    "lape/t2t_vit7_lape": (0.25, 0.1, 0.8, 1.0, 1, 0.9, 0.99996, IMAGENET, "random", "bicubic"),
+    "lape/cifar10_cvt7_lape": (0.0, 0.1, 0.8, 1.0, 1, 1, 0, CIFAR10, "random", "bicubic"),
+    "lape/cifar100_vit_lite7_lape": (0.25, 0.1, 0.8, 1.0, 1, 1, 0, CIFAR100, "random", "bicubic"),
+    "life/imagenet100_deit_s16_life": (0.25, 0.1, 0.8, 1.0, 3, 0.875, 0.99996, IMAGENET, "bicubic", "bicubic"),
+    "vitae/vitae_13m": (0.25, 0.1, 0.8, 1.0, 1, 0.9, 0.99996, IMAGENET, "random", "bicubic"),
 }
 
 
@@ -268,7 +320,10 @@ def test_the_published_regularisers(name: str) -> None:
     augment, data = config.augment, config.data
     found = (augment.erase_prob, augment.label_smoothing, augment.mixup, augment.cutmix)
     found = (*found, data.repeats, data.eval_crop, config.train.ema_decay or 0)
-    assert found == pytest.approx(REGULARISERS[name])
+    *numbers, images, crops, evaluation = REGULARISERS[name]
+    assert found == pytest.approx(numbers)
+    assert (data.mean, data.std) == images
+    assert (data.crop.interpolation, data.eval_interpolation) == (crops, evaluation)
 
 
 # What makes a step small, whatever the preset: one narrow block, 16 images of 32 px.
@@ -305,7 +360,7 @@ def no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
         plain = dataclasses.replace(model, gab=False, rel_pos="mlp", rel_pos_start="default")
         return init_from.Source(build(plain, image_size=32, num_classes=7, seed=1).state_dict(), None)
 
-    def load_teacher(config: Any, num_classes: int) -> nn.Module:
+    def load_teacher(config: Any, num_classes: int, sizes: Any) -> nn.Module:
         return timm.create_model("test_resnet", num_classes=num_classes)
 
     monkeypatch.setattr(init_from, "read_source", read_source)
@@ -321,7 +376,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(digits, "open_split", lambda _, split: read_digits(Path(), split))
     monkeypatch.setattr(train, "loader_options", lambda *_: {"workers": 0})
     monkeypatch.setattr(train.figures, "draw", lambda *_: [])
-    monkeypatch.setattr(train.provenance, "save", lambda *_: {})
+    monkeypatch.setattr(provenance, "save", lambda *_: {})
 
 
 TRAINED: dict[str, dict[str, Any]] = {}  # their rows
@@ -332,6 +387,8 @@ TRAINED: dict[str, dict[str, Any]] = {}  # their rows
 def test_trains_a_step(name: str, rows, tmp_path: Path) -> None:
     """On digits, the whole way of `train.py`. Presets that are one run when they are made small share it."""
     cfg = small(name, "data.name=digits", "data.reader=digits")
+    if cfg.data.crop.kind == "padded":  # which reads no scale: so it must be that of digits' own file
+        cfg.data.crop.scale = files.usual("digits").crop.scale
     cfg.model.base = "small"
     if cfg.init.source:
         cfg.init.source = "published"

@@ -26,7 +26,7 @@ SIZES = {"swinv2_t": (256, 1000), "vit_lite7": (32, 10), "cvt7": (32, 10), "cct7
 
 def test_settings_exist() -> None:
     named = set(re.findall(rf"(?:^|[\s`])((?:{'|'.join(SECTIONS)})\.(?!py`|log`)[\w.]+)(?==|`)", ALL, re.MULTILINE))
-    assert len(named) > 50
+    assert len(named) > 40
     assert named - set(known_keys()) == set()
 
 
@@ -44,6 +44,15 @@ def test_files_exist() -> None:
     assert len(links) >= 4
     assert len(paths) >= 4
     assert [path for path in {*links, *paths, *scripts} if not (ROOT / path).is_file()] == []
+
+
+def test_files_of_the_folders_exist() -> None:
+    """In the table of the architecture, which has every package."""
+    rows = dict(re.findall(r"^\| `([\w/]+/)` \| (.*) \|$", README.partition("| folder |")[2], re.MULTILINE))
+    assert {f"gab/{path.parent.name}/" for path in (ROOT / "gab").glob("*/__init__.py")} <= rows.keys()
+    named = [f"{folder}{name}" for folder, text in rows.items() for name in re.findall(r"`([\w/]+(?:\.py|/))`", text)]
+    assert len(named) > 50
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_links_of_the_cards() -> None:

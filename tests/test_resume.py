@@ -18,6 +18,7 @@ from gab.errors import Stopped, UserError
 from gab.training.checkpoint_store import CheckpointStore
 from scripts.same_bits import differences
 
+pytestmark = pytest.mark.usefixtures("figures_are_not_drawn")
 Run = Callable[..., Path]
 Rows = Callable[..., list[dict]]
 STEPS = 7  # of an epoch; two epochs
@@ -164,20 +165,16 @@ def go_on_from(whole: Path, checkpoint: str, tiny_run: Run, folder: Path, *how: 
 
 
 @pytest.mark.slow
-def test_several_processes_go_on_bit_for_bit(tiny_run: Run, tmp_path: Path) -> None:
-    """Of three numbers the order of adding matters, and DDP chooses one that depends on what it has seen before."""
-    how = (*RUN, "run.processes=3", "checkpoint.keep=99", "train.batch_size=24")
-    whole = tiny_run(tmp_path / "whole", *how)
-    assert_same_run(go_on_from(whole, "step_00000002.pt", tiny_run, tmp_path / "again", *how), whole)
+def test_several_processes_go_on_bit_for_bit(tiny_run: Run, tmp_path: Path, capfd) -> None:
+    """Of three numbers the order of adding matters, and DDP chooses one that depends on what it has seen before.
 
-
-@pytest.mark.slow
-def test_statistics_of_batchnorm_go_on_bit_for_bit(tiny_run: Run, tmp_path: Path, capfd) -> None:
-    """In ViTAE every process has its own, until the end of an epoch; its dropout is drawn anew for every step."""
-    network = ("model=vitae_t", "model.patch_size=16", "model.num_heads=2", "model.groups=8", "data.image_size=32")
-    how = (*RUN, *network, "run.processes=2", "checkpoint.keep=99", "model.prm_widths=[8,8]")
+    In ViTAE, each process has BatchNorm's statistics of its own until the end of an epoch; dropout is drawn anew for
+    every step.
+    """
+    network = ("model=vitae_t", "model.patch_size=16", "model.num_heads=2", "model.groups=8", "model.prm_widths=[8,8]")
+    how = (*RUN, *network, "data.image_size=32", "run.processes=3", "train.batch_size=24", "checkpoint.keep=99")
     whole = tiny_run(tmp_path / "whole", *how)
-    assert "BatchNorm: statistics per process, over 16 images each" in capfd.readouterr().err
+    assert "BatchNorm: statistics per process, over 8 images each" in capfd.readouterr().err
     assert_same_run(go_on_from(whole, "step_00000010.pt", tiny_run, tmp_path / "again", *how), whole)
 
 
@@ -194,7 +191,6 @@ OPTIONS = {  # each with the step that it goes on from; in the first epoch, betw
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_goes_on_bit_for_bit(name: str, tiny_run: Run, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(train.figures, "draw", lambda *_: [])
     monkeypatch.chdir(tmp_path)
     torch.save(timm.create_model("test_resnet", num_classes=10).state_dict(), "teacher.pth")
     step, options = OPTIONS[name]
@@ -270,13 +266,13 @@ def test_as_many_threads_as_before(stopped_run: Path, tiny_run: Run, capsys) -> 
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(threads)
-    assert "computed otherwise" not in capsys.readouterr().err
+    assert "changed since the last start" not in capsys.readouterr().err
 
 
 def test_other_processes_go_on_to_rounding(stopped_run: Path, whole: Path, tiny_run: Run, rows: Rows, capfd) -> None:
     run = tiny_run(stopped_run.parent, *RUN, "run.processes=2")
     assert (
-        "computed otherwise (processes 1 -> 2), so it equals an undisturbed run only to rounding"
+        "these changed since the last start: processes 1 -> 2; from here on the run equals an uninterrupted one only"
         in capfd.readouterr().err
     )
     ours, theirs = rows(run, "train"), rows(whole, "train")

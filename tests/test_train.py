@@ -247,9 +247,15 @@ def test_dry(tiny_run: Run, tmp_path: Path, capsys) -> None:
     assert said["variant"] == "vit_mini8_gab"
     assert said["steps"] == "44 an epoch, 88 in all (train.epochs=2)"
     assert said["group gaussian"].startswith("4 tensors, 4 parameters, weight decay 0")
-    assert said["learning rate"].startswith("0.002 (absolute)")
+    assert said["learning rate"].startswith("0.002 (not scaled with the batch)")
+    assert said["disk"].endswith(" GB at most for 4 of them: last, best, 1 older, 1 being written")
+    assert said["warm-up"] == "cut to half of the run (optim.warmup_epochs=3, train.epochs=2)"
     assert {"parameters", "MACs per image", "group decayed", "group exempt", "disk", "time"} <= said.keys()
     assert not list(tmp_path.iterdir())
+    tiny_run(tmp_path, "run.dry=true", "train.epochs=6")
+    assert "\nwarm-up " not in capsys.readouterr().out
+    tiny_run(tmp_path, "run.dry=true", "train.epochs=1", "optim.lr_per=epoch")
+    assert "the rate never leaves it: 1e-06 throughout" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("group", ["fast", "overfit", pytest.param("profile", marks=pytest.mark.slow)])

@@ -3,7 +3,8 @@
 A module has `open_split(root, split)`, and, where the usual does not hold,
 - `published(root)`: the splits that it can open, in the order train, val, test (usual: train and val);
 - `open_pool(root)`: all its images, for splits of one's own (usual: those of all published splits);
-- `download(root)`: fetches and unpacks what is not there yet, as far as that is possible.
+- `download(root)`: fetches and unpacks what is not there yet, as far as that is possible; with it, `ARCHIVES`: where
+  in the root it puts each file, and the address that it fetches that from.
 """
 
 import difflib
@@ -61,19 +62,37 @@ def download(data: DataConfig) -> None:
             reader.download(root)
         except (OSError, RuntimeError) as error:  # RuntimeError: torchvision's, of a wrong checksum
             raise DataError(
-                f"The download into {root} failed ({error}): fetch the archives that conf/data/{data.name}.yaml names "
-                "by other means, put them there, and run this again, which unpacks them."
+                f"The download into {root} failed ({error}): fetch {_addresses(reader.ARCHIVES, root)}, by other "
+                "means, and run the same command again, with --download, which unpacks what is there."
             ) from error
+
+
+def _addresses(archives: dict[str, str], root: Path) -> str:
+    """Part of a sentence: each address, and the file that it is to become."""
+    return " and ".join(f"{url} as {root / path}" for path, url in archives.items())
 
 
 @contextmanager
 def _opened(data: DataConfig) -> Iterator[tuple[ModuleType, Path]]:
-    """The reader of `data` and its folder; within, errors of the file system become a DataError."""
+    """The reader of `data` and its folder; within, errors of the file system become a DataError.
+
+    Every data set begins without its folder, so the sentence then says what the reader wants to find in it, too.
+    """
     if data.reader not in readers():
         close = difflib.get_close_matches(data.reader, readers(), n=3, cutoff=0.5) or readers()
         raise DataError(f"There is no reader {data.reader!r}; set data.reader to {' or '.join(close)}.")
+    root = Path(data.root).expanduser()
     try:
-        yield importlib.import_module(f"data.readers.{data.reader}"), Path(data.root).expanduser()
+        yield importlib.import_module(f"data.readers.{data.reader}"), root
+    except DataError as error:
+        if root.is_dir():
+            raise
+        raise DataError(
+            f"The data folder {root} does not exist; set data.root=FOLDER, or GAB_DATA to the folder that holds it, or "
+            f"make it: {error}"
+        ) from error
     except OSError as error:
         where, reason = error.filename or data.root, error.strerror or error
-        raise DataError(f"{where} cannot be read ({reason}); allow it, or set data.root to a copy.") from error
+        raise DataError(
+            f"{where} cannot be read ({reason}); check its permissions, or set data.root to a copy."
+        ) from error

@@ -162,11 +162,3 @@ def to_rgb(image: Image.Image) -> Image.Image:
         grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
         image = Image.fromarray(grey)
     return image.convert("RGB")
-
-
-def require_folder(root: Path) -> None:
-    """Raise DataError unless `root` is a folder."""
-    if not root.is_dir():
-        raise DataError(
-            f"The data folder {root} does not exist; set data.root=FOLDER, or GAB_DATA to the folder that holds it."
-        )

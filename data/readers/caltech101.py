@@ -8,9 +8,10 @@ from torchvision.datasets import Caltech101
 from data.errors import DataError
 from data.order import hash_of
 from data.readers import folder
-from data.readers.base import Source, Subset, require_folder
+from data.readers.base import Source, Subset
 
 FOLDER = "caltech101/101_ObjectCategories"
+ARCHIVES = {"caltech101/caltech-101.zip": "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip"}
 TRAINING = 30  # images of each class, in the usual protocol
 
 
@@ -21,7 +22,6 @@ def published(root: Path) -> tuple[str, ...]:
 
 def open_pool(root: Path) -> Source:
     """All images; classes are the sorted folders. Raises DataError if the archive is not unpacked."""
-    require_folder(root)
     if not (root / FOLDER).is_dir():
         raise DataError(
             f"{root} does not hold {FOLDER}/; unpack 101_ObjectCategories.tar.gz of caltech-101.zip there "
@@ -42,5 +42,5 @@ def open_split(root: Path, split: str) -> Source:
 
 
 def download(root: Path) -> None:
-    """By torchvision."""
+    """Downloads by torchvision."""
     Caltech101(root, download=True)

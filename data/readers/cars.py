@@ -5,17 +5,16 @@ from pathlib import Path
 from torchvision.datasets import StanfordCars
 
 from data.errors import DataError
-from data.readers.base import FileSource, Source, require_folder
+from data.readers.base import FileSource, Source
 
 
 def published(root: Path) -> tuple[str, ...]:
-    """Training and test."""
+    """The splits that are published: training and test."""
     return "train", "test"
 
 
 def open_split(root: Path, split: str) -> Source:
     """The images of `split`; classes in the published order. Raises DataError if files are missing."""
-    require_folder(root)
     try:
         cars = StanfordCars(root, split)
     except RuntimeError as error:

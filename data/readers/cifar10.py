@@ -7,7 +7,9 @@ from torchvision.datasets import CIFAR10
 
 from data.errors import DataError
 from data.readers import folder
-from data.readers.base import ArraySource, Source, require_folder
+from data.readers.base import ArraySource, Source
+
+ARCHIVES = {CIFAR10.filename: CIFAR10.url}
 
 
 def published(root: Path) -> tuple[str, ...]:
@@ -20,7 +22,6 @@ def open_split(root: Path, split: str, kind: type[CIFAR10] = CIFAR10) -> Source:
 
     Raises DataError if neither the batches nor the folders are there, or the batches are damaged.
     """
-    require_folder(root)
     if folder.has_split(root, "train"):
         return folder.open_split(root, split)
     try:
@@ -37,5 +38,5 @@ def open_split(root: Path, split: str, kind: type[CIFAR10] = CIFAR10) -> Source:
 
 
 def download(root: Path) -> None:
-    """By torchvision."""
+    """Downloads by torchvision."""
     CIFAR10(str(root), download=True)

@@ -8,6 +8,8 @@ from data.readers import cifar10
 from data.readers.base import Source
 from data.readers.cifar10 import published as published
 
+ARCHIVES = {CIFAR100.filename: CIFAR100.url}
+
 
 def open_split(root: Path, split: str) -> Source:
     """50,000 images to train on or the 10,000 of the test set; see `data.readers.cifar10`."""
@@ -15,5 +17,5 @@ def open_split(root: Path, split: str) -> Source:
 
 
 def download(root: Path) -> None:
-    """By torchvision."""
+    """Downloads by torchvision."""
     CIFAR100(str(root), download=True)

@@ -7,14 +7,15 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from data.errors import DataError
 from data.readers import folder
-from data.readers.base import FileSource, Source, require_folder
+from data.readers.base import FileSource, Source
 
 URL = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
+ARCHIVES = {name: URL + name for name in ("images.tar", "lists.tar")}
 IMAGES = "Images"
 
 
 def published(root: Path) -> tuple[str, ...]:
-    """Training and test."""
+    """The splits that are published: training and test."""
     return "train", "test"
 
 
@@ -23,7 +24,6 @@ def open_split(root: Path, split: str) -> Source:
 
     Raises DataError if the archives are not unpacked.
     """
-    require_folder(root)
     path = root / f"{split}_list.mat"
     if not (path.is_file() and (root / IMAGES).is_dir()):
         raise DataError(
@@ -37,7 +37,7 @@ def open_split(root: Path, split: str) -> Source:
 
 
 def download(root: Path) -> None:
-    """From the authors' site, 0.8 GB."""
+    """Downloads from the authors' site, 0.8 GB."""
     if not (root / IMAGES).is_dir():
         download_and_extract_archive(URL + "images.tar", str(root))
     if not (root / "test_list.mat").is_file():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError
-from data.readers.base import EncodedSource, Source, require_folder
+from data.readers.base import EncodedSource, Source
 
 SPLITS = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's list
@@ -59,7 +59,6 @@ def open_split(root: Path, split: str) -> Source:
 
 def split_folder(root: Path, split: str) -> Path:
     """The folder of `split` below `root`; raises DataError naming what was looked for."""
-    require_folder(root)
     for name in SPLITS[split]:
         if (root / name).is_dir():
             return root / name

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from data.archive_index import Place, kept_places
 from data.errors import DataError
 from data.readers import folder
-from data.readers.base import EncodedSource, Source, require_folder
+from data.readers.base import EncodedSource, Source
 
 
 class TarSource(EncodedSource):
@@ -39,7 +39,6 @@ def open_split(root: Path, split: str) -> Source:
     Either way the classes are the sorted WordNet ids, and names and order are the same. Where the images lie in an
     archive is kept beside the .beton files. Raises DataError if neither is there, or an archive is damaged.
     """
-    require_folder(root)
     if folder.has_split(root, split):
         return folder.open_split(root, split)
     archive = _archive(root, split)

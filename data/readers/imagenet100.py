@@ -6,7 +6,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.readers import folder, imagenet
-from data.readers.base import FileSource, Source, Subset, require_folder
+from data.readers.base import FileSource, Source, Subset
 
 # Of kaggle.com/datasets/ambityga/imagenet100, sorted: which of the several sets of this name LIFE uses.
 WNIDS = """
@@ -30,7 +30,6 @@ def open_split(root: Path, split: str) -> Source:
     From the set's folders train.X1 ... and val.X, or else from ImageNet as `data.readers.imagenet` reads it. Raises
     DataError if neither is there or classes are missing.
     """
-    require_folder(root)
     wnids = sorted(set((root / OTHERS).read_text().split())) if (root / OTHERS).is_file() else WNIDS
     source = _from_parts(sorted(root.glob(f"{split}.X*"))) or imagenet.open_split(root, split)
     missing = sorted(set(wnids) - set(source.classes))

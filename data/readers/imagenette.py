@@ -6,9 +6,10 @@ from torchvision.datasets import Imagenette
 
 from data.errors import DataError
 from data.readers import folder
-from data.readers.base import Source, require_folder
+from data.readers.base import Source
 
 FOLDERS = ("imagenette2", "imagenette2-320", "imagenette2-160")  # full size, then by the shorter side
+ARCHIVES = {"imagenette2.tgz": "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz"}
 
 
 def open_split(root: Path, split: str) -> Source:
@@ -16,7 +17,6 @@ def open_split(root: Path, split: str) -> Source:
 
     Raises DataError if none is there.
     """
-    require_folder(root)
     for base in (root, *(root / name for name in FOLDERS)):
         if folder.has_split(base, split):
             return folder.open_split(base, split)
@@ -27,6 +27,6 @@ def open_split(root: Path, split: str) -> Source:
 
 
 def download(root: Path) -> None:
-    """By torchvision, at full size."""
+    """Downloads by torchvision, at full size."""
     if not (root / FOLDERS[0]).is_dir():
         Imagenette(root, download=True)

@@ -7,10 +7,14 @@ from torchvision.datasets import INaturalist
 from torchvision.datasets.utils import download_and_extract_archive
 
 from data.errors import DataError
-from data.readers.base import FileSource, Source, require_folder
+from data.readers.base import FileSource, Source
 
 FOLDERS = ("train_val2019", "2019")  # as the archive unpacks, and as torchvision then calls it
 URL = "https://ml-inat-competition-datasets.s3.amazonaws.com/2019/"
+ARCHIVES = {  # the first under torchvision's name
+    "2019.tgz": f"{URL}train_val2019.tar.gz",
+    **{name: URL + name for name in ("train2019.json.tar.gz", "val2019.json.tar.gz")},
+}
 
 
 def open_split(root: Path, split: str) -> Source:
@@ -18,7 +22,6 @@ def open_split(root: Path, split: str) -> Source:
 
     Raises DataError if the archives are not unpacked, or a list does not fit.
     """
-    require_folder(root)
     folders = [root / name for name in FOLDERS if (root / name).is_dir()]
     path = root / f"{split}2019.json"
     if not (folders and path.is_file()):

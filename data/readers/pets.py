@@ -5,9 +5,11 @@ from pathlib import Path
 from torchvision.datasets import OxfordIIITPet
 
 from data.errors import DataError
-from data.readers.base import FileSource, Source, require_folder
+from data.readers.base import FileSource, Source
 
 FOLDER = "oxford-iiit-pet"
+URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
+ARCHIVES = {f"{FOLDER}/{name}": URL + name for name in ("images.tar.gz", "annotations.tar.gz")}
 
 
 def published(root: Path) -> tuple[str, ...]:
@@ -32,7 +34,7 @@ def open_pool(root: Path) -> Source:
 
 
 def download(root: Path) -> None:
-    """By torchvision."""
+    """Downloads by torchvision."""
     OxfordIIITPet(root, download=True)
 
 
@@ -41,7 +43,6 @@ def _breed(path: Path) -> str:
 
 
 def _opened(root: Path, split: str) -> OxfordIIITPet:
-    require_folder(root)
     try:
         return OxfordIIITPet(root, "trainval" if split == "train" else "test")
     except RuntimeError as error:

@@ -6,16 +6,16 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from data.errors import DataError
 from data.readers import folder
-from data.readers.base import FileSource, Source, require_folder
+from data.readers.base import FileSource, Source
 
 URL, MD5 = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
+ARCHIVES = {"tiny-imagenet-200.zip": URL}
 FOLDER = "tiny-imagenet-200"
 TABLE = "val_annotations.txt"  # file name, WordNet id, box
 
 
 def open_split(root: Path, split: str) -> Source:
     """The images of `split`; classes are the sorted WordNet ids. Raises DataError if the archive is not unpacked."""
-    require_folder(root)
     base = root / FOLDER if (root / FOLDER).is_dir() else root
     if not folder.has_split(base, split):
         raise DataError(
@@ -34,6 +34,6 @@ def open_split(root: Path, split: str) -> Source:
 
 
 def download(root: Path) -> None:
-    """From Stanford, 0.25 GB."""
+    """Downloads from Stanford, 0.25 GB."""
     if not (root / FOLDER).is_dir():
         download_and_extract_archive(URL, str(root), md5=MD5)

@@ -1,17 +1,21 @@
-"""From uint8 batches to what the network and the loss want: distort, normalise, erase, mix; in timm's order."""
+"""From uint8 batches to what the network and the loss want: distort, normalise, erase, mix; in timm's order.
+
+Two halves: `Augment.draw` decides everything, on the CPU, as a function of the samples' keys, the epoch, the step and
+the size; `Augment.apply` does it, on the device, which is never asked for anything.
+"""
 
 from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gab.augment import jitter, randaugment
-from gab.augment.erasing import draw_boxes, erase
+from gab.augment.erasing import Boxes, draw_boxes, erase
 from gab.augment.mixing import Mixing, draw_mixing, mirrored, mix_images, units
-from gab.augment.operations import KINDS, Layer, apply, twice_if_one
+from gab.augment.operations import KINDS, Layer, Work, apply, plan
 from gab.config import AugmentConfig
+from gab.transfer import to_device
 
 _DRAWS = 2**14  # samples among which every operation of a recipe appears
 _UNLIKE = (5, 7, 11)  # numbers of boxes: PyTorch takes dimensions that are equal at first to be equal for ever
@@ -25,18 +29,18 @@ class Targets(NamedTuple):
     lam: Tensor  # (B,) float32
 
 
+class Drawn(NamedTuple):
+    """What happens to a micro-batch."""
+
+    works: list[Work]  # on uint8 images, one after another
+    boxes: Boxes | None  # to erase
+    mixing: Mixing | None
+
+
 def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 (B, 3, S, S) to float32 with the given mean and standard deviation (3,) of values in [0, 1]."""
     scale, shift = 1 / (255 * std), mean / std
     return (images * scale.view(-1, 1, 1)).sub_(shift.view(-1, 1, 1))
-
-
-def mixed_cross_entropy(logits: Tensor, targets: Targets, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy against mixed, smoothed labels; equal to that against the dense soft labels."""
-    logits = logits.float()
-    own = F.cross_entropy(logits, targets.labels, reduction="none", label_smoothing=label_smoothing)
-    partner = F.cross_entropy(logits, targets.partners, reduction="none", label_smoothing=label_smoothing)
-    return (targets.lam * own + (1 - targets.lam) * partner).mean()
 
 
 def centre(images: Tensor, size: int) -> Tensor:
@@ -46,7 +50,7 @@ def centre(images: Tensor, size: int) -> Tensor:
 
 
 class Augment:
-    """The device side of the augmentation of one run.
+    """The augmentation of one run.
 
     Args:
         mean, std: of values in [0, 1]; the mean is the colour that RandAugment moves in from outside.
@@ -72,23 +76,58 @@ class Augment:
         self.mean, self.std = torch.tensor(mean, device=device), torch.tensor(std, device=device)
         self.fill = torch.tensor([min(255, round(255 * value)) for value in mean], dtype=torch.uint8)
 
-    @torch.no_grad()
     def __call__(
         self, images: Tensor, labels: Tensor, indices: Tensor, *, epoch: int, step: int, first: int
     ) -> tuple[Tensor, Targets]:
-        """Augment one micro-batch.
+        """Both halves, one after the other; arguments as theirs."""
+        drawn = self.draw(indices, size=images.shape[-1], epoch=epoch, step=step, first=first)
+        return self.apply(images, labels, to_device(drawn, self.device))
+
+    def draw(self, indices: Tensor, *, size: int, epoch: int, step: int, first: int) -> Drawn:
+        """Decide what happens to a micro-batch, on the CPU.
 
         Args:
-            images, labels: uint8 (B, 3, S, S) and int64 (B,), on the device.
-            indices: int64 (B,), the samples' keys, on the CPU.
+            indices: int64 (B,), the samples' keys.
+            size: of the images that come, in pixels.
             first: position of the first sample in the global batch, a multiple of the mixing group.
         """
-        images = self._distort(images, self.layers(indices, epoch))
+        config, works, boxes, mixing = self.config, [], None, None
+        for layer in self.layers(indices, epoch):
+            works += plan(layer, size)
+        size = self.cut or size
+        if config.erase_prob > 0:
+            boxes = draw_boxes(indices, seed=self.seed, epoch=epoch, size=size, prob=config.erase_prob)
+        ended = config.mix_epochs is not None and epoch >= config.mix_epochs
+        if (config.mixup > 0 or config.cutmix > 0) and not ended:
+            mixing = draw_mixing(
+                units(first, len(indices), config.mixing_group, config.mix_mode),
+                seed=self.seed,
+                step=step,
+                size=size,
+                mixup=config.mixup,
+                cutmix=config.cutmix,
+                prob=config.mix_prob,
+                switch_prob=config.switch_prob,
+            )
+        return Drawn(works, boxes, mixing)
+
+    @torch.no_grad()
+    def apply(self, images: Tensor, labels: Tensor, drawn: Drawn) -> tuple[Tensor, Targets]:
+        """Do what was drawn. Everything lies on the device.
+
+        Args:
+            images, labels: uint8 (B, 3, S, S) and int64 (B,).
+        """
+        if drawn.works:
+            images = images.clone(memory_format=torch.contiguous_format)
+            apply(images, drawn.works, self.kinds)
         x = self.normalize(images if self.cut is None else centre(images, self.cut), self.mean, self.std)
-        if self.config.erase_prob > 0:
-            drawn = draw_boxes(indices, seed=self.seed, epoch=epoch, size=x.shape[-1], prob=self.config.erase_prob)
-            x = self._erase(x, *drawn)
-        return self._mix(x, labels, epoch=epoch, step=step, first=first)
+        if drawn.boxes is not None and drawn.boxes.pixels:  # where it is nothing, no kernel is needed
+            x = self.erase(x, *drawn.boxes)
+        if drawn.mixing is None:
+            return x, Targets(labels, labels, torch.ones(len(labels), device=self.device))
+        group = self.config.mixing_group
+        return self.mix_images(x, drawn.mixing, group), Targets(labels, mirrored(labels, group), drawn.mixing.lam)
 
     @torch.no_grad()
     def warm_up(self, count: int, size: int) -> None:
@@ -101,12 +140,12 @@ class Augment:
         for layer in self.layers(torch.arange(_DRAWS), epoch=0):
             for op, taps in torch.stack([layer.op, layer.taps], 1).unique(dim=0):
                 once = Layer(op.repeat(2), torch.ones(2).double(), taps.repeat(2), layer.fill)
-                apply(images, once, self._move, self.kinds)
+                apply(images, to_device(plan(once, size), self.device), self.kinds)
         if self.config.erase_prob > 0:
             x = torch.zeros(count, 3, self.cut or size, self.cut or size, device=self.device)
             rows = next(n for n in _UNLIKE if n not in x.shape)
             drawn = torch.zeros(rows, dtype=torch.int64), torch.tensor([[0, 1, 0, 2]] * rows), torch.arange(rows)
-            self._erase(x, *drawn)
+            self.erase(x, *to_device(Boxes(*drawn, pixels=2 * rows), self.device))
 
     def layers(self, keys: Tensor, epoch: int) -> list[Layer]:
         """What is done to uint8 images of samples `keys` (B,), one layer after another."""
@@ -122,40 +161,3 @@ class Augment:
         if config.color_jitter > 0:
             layers += jitter.color_jitter(keys, config.color_jitter, **at)
         return layers
-
-    def _distort(self, images: Tensor, layers: list[Layer]) -> Tensor:
-        if layers:
-            images = images.clone(memory_format=torch.contiguous_format)
-        for layer in layers:
-            apply(images, layer, self._move, self.kinds)
-        return images
-
-    def _erase(self, x: Tensor, rows: Tensor, boxes: Tensor, keys: Tensor) -> Tensor:
-        """Erase what is drawn on the CPU; where it is nothing, no kernel is needed."""
-        drawn = [twice_if_one(column) for column in (rows, boxes, keys)]
-        pixels = int((drawn[1][:, 1::2] - drawn[1][:, ::2]).prod(1).sum())
-        return self.erase(x, *(self._move(column) for column in drawn), pixels=pixels) if pixels else x
-
-    def _mix(self, x: Tensor, labels: Tensor, *, epoch: int, step: int, first: int) -> tuple[Tensor, Targets]:
-        config, group = self.config, self.config.mixing_group
-        ended = config.mix_epochs is not None and epoch >= config.mix_epochs
-        if ended or not (config.mixup > 0 or config.cutmix > 0):
-            return x, Targets(labels, labels, torch.ones(len(labels), device=self.device))
-        mixing = draw_mixing(
-            units(first, len(x), group, config.mix_mode),
-            seed=self.seed,
-            step=step,
-            size=x.shape[-1],
-            mixup=config.mixup,
-            cutmix=config.cutmix,
-            prob=config.mix_prob,
-            switch_prob=config.switch_prob,
-        )
-        mixing = Mixing(*(self._move(column) for column in mixing))
-        return self.mix_images(x, mixing, group), Targets(labels, mirrored(labels, group), mixing.lam)
-
-    def _move(self, tensor: Tensor) -> Tensor:
-        """To the device without waiting for it."""
-        if self.device.type == "cuda":
-            tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)

@@ -2,7 +2,7 @@
 
 from gab.augment.randaugment import OPERATIONS
 from gab.config import AugmentConfig, RandAugmentConfig
-from gab.errors import UserError
+from gab.errors import UserError, check_at_least, check_choice
 
 _CHOICES = {"interpolation": ("bilinear", "bicubic", "random"), "mix_mode": ("batch", "pair", "element")}
 _SHARES = ("erase_prob", "mix_prob", "switch_prob", "label_smoothing", "randaugment.prob")
@@ -16,18 +16,16 @@ def check(config: AugmentConfig) -> None:
     """Refuse what cannot be.
 
     Raises:
-        UserError: the first of it, with what would mend it.
+        UserError: the first of it, with what would fix it.
     """
     values = vars(config) | {f"randaugment.{key}": value for key, value in vars(config.randaugment).items()}
     for key, known in _CHOICES.items():
-        if values[key] not in known:
-            raise UserError(f"augment.{key}={values[key]} is unknown: choose one of {', '.join(known)}")
+        check_choice(f"augment.{key}", values[key], known)
     for key in _SHARES:
         if not 0 <= values[key] <= 1:
             raise UserError(f"augment.{key}={values[key]:g}: give a share from 0 to 1")
     for key in _AMOUNTS:
-        if values[key] is not None and values[key] < 0:
-            raise UserError(f"augment.{key}={values[key]:g}: give a number of at least 0")
+        check_at_least(f"augment.{key}", values[key], 0)
     if config.mixing_group % 2 and (config.mixup > 0 or config.cutmix > 0):
         raise UserError(
             f"augment.mixing_group={config.mixing_group}: an odd group leaves an image without a partner, give an even "

@@ -1,11 +1,13 @@
 """Random erasing with pixel noise (Zhong et al., AAAI 2020), as a function of (seed, epoch, sample key)."""
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gab.random import fold, hash_key, uniform
+from gab.augment.operations import twice_if_one
+from gab.random import fold_in, hash_key, uniform
 
 _TRIES = 10
 _AREA = (0.02, 1 / 3)  # share of the image
@@ -13,16 +15,19 @@ _ASPECT = (0.3, 1 / 0.3)  # height / width, log-uniform
 _RADIUS, _ANGLE = -1, -2  # streams of the noise, beside those of the box
 
 
-def draw_boxes(indices: Tensor, *, seed: int, epoch: int, size: int, prob: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Which samples are erased and where, computed on the CPU.
+class Boxes(NamedTuple):
+    """Which samples of a batch are erased, and where."""
 
-    Args:
-        indices: (B,) sample keys.
-    Returns:
-        rows (K,): positions in the batch that are erased; boxes (K, 4): top, bottom, left, right; keys (K,).
-    """
-    keys = fold(hash_key("erasing", seed, epoch), indices)
-    draws = uniform(fold(keys, torch.arange(1 + 4 * _TRIES)[:, None]))  # (1 + 4 tries, B)
+    rows: Tensor  # (K,) int64, places in the batch
+    boxes: Tensor  # (K, 4) int64: top, bottom, left, right
+    keys: Tensor  # (K,) int64, of the noise
+    pixels: int  # of all boxes together
+
+
+def draw_boxes(indices: Tensor, *, seed: int, epoch: int, size: int, prob: float) -> Boxes:
+    """Boxes for the samples with keys `indices` (B,), whose images have `size` pixels a side; on the CPU."""
+    keys = fold_in(hash_key("erasing", seed, epoch), indices)
+    draws = uniform(fold_in(keys, torch.arange(1 + 4 * _TRIES)[:, None]))  # (1 + 4 tries, B)
     area, aspect, y, x = draws[1:].double().unflatten(0, (4, _TRIES))  # each (tries, B)
     area = size**2 * (_AREA[0] + (_AREA[1] - _AREA[0]) * area)
     aspect = torch.exp(math.log(_ASPECT[0]) + (math.log(_ASPECT[1]) - math.log(_ASPECT[0])) * aspect)
@@ -31,15 +36,15 @@ def draw_boxes(indices: Tensor, *, seed: int, epoch: int, size: int, prob: float
     first = fits.int().argmax(0, keepdim=True)  # the first try that fits
     height, width, y, x = (value.gather(0, first)[0] for value in (height, width, y, x))
     top, left = (y * (size - height + 1)).long(), (x * (size - width + 1)).long()
-    rows = torch.nonzero((draws[0] < prob) & fits.any(0))[:, 0]
+    rows = twice_if_one(torch.nonzero((draws[0] < prob) & fits.any(0))[:, 0])
     boxes = torch.stack([top, top + height, left, left + width], dim=1)
-    return rows, boxes[rows], keys[rows]
+    return Boxes(rows, boxes[rows], keys[rows], pixels=int((height * width)[rows].sum()))
 
 
 def _normal(keys: Tensor, image: Tensor, element: Tensor) -> Tensor:
     """Standard normal numbers for elements (C, P), by Box and Muller. Their keys are `keys` (K,) at `image` (P,)."""
-    first = 1 - uniform(fold(fold(keys, _RADIUS)[image], element))  # (0, 1]
-    second = uniform(fold(fold(keys, _ANGLE)[image], element))
+    first = 1 - uniform(fold_in(fold_in(keys, _RADIUS)[image], element))  # (0, 1]
+    second = uniform(fold_in(fold_in(keys, _ANGLE)[image], element))
     return torch.sqrt(-2 * torch.log(first)) * torch.cos(2 * math.pi * second)
 
 

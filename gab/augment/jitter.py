@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gab.augment.operations import Layer, Op
-from gab.random import fold, hash_key, uniform
+from gab.random import fold_in, hash_key, uniform
 
 _BLACK = torch.zeros(3, dtype=torch.uint8)
 
@@ -31,14 +31,14 @@ def color_jitter(keys: Tensor, amount: float, *, seed: int, epoch: int) -> list[
 
 
 def rotation(keys: Tensor, degrees: float, *, seed: int, epoch: int) -> list[Layer]:
-    """By an angle within +- `degrees`; the nearest pixels, and black from outside."""
+    """Rotation by an angle within +- `degrees`: nearest pixels, and black from outside."""
     [u] = _draws("rotation", keys, 1, seed=seed, epoch=epoch)
     return [_layer(torch.full(keys.shape, Op.ROTATE), degrees * (2 * u - 1))]
 
 
 def _draws(name: str, keys: Tensor, count: int, *, seed: int, epoch: int) -> Tensor:
     """Uniform numbers float64 (count, B)."""
-    return uniform(fold(fold(hash_key(name, seed, epoch), keys), torch.arange(count)[:, None])).double()
+    return uniform(fold_in(fold_in(hash_key(name, seed, epoch), keys), torch.arange(count)[:, None])).double()
 
 
 def _layer(op: Tensor, arg: Tensor) -> Layer:

@@ -12,13 +12,13 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from gab.random import fold, hash_key, uniform
+from gab.random import fold_in, hash_key, uniform
 
 _KEEP, _SWITCH, _STRENGTH, _CENTRE_Y, _CENTRE_X = range(5)
 
 
 class Mixing(NamedTuple):
-    """What every sample of a batch does, on the CPU; lam is the share of the sample itself."""
+    """What every sample does: drawn on the CPU, used on the device; lam is the share of the sample itself."""
 
     lam: Tensor  # (B,) float32
     box: Tensor  # (B, 4) int64: top, bottom, left, right; empty for mixup
@@ -48,8 +48,8 @@ def draw_mixing(
     the box as clipped by the border.
     """
     numbers, own = units.unique(return_inverse=True)
-    keys = fold(hash_key("mixing", seed, step), numbers)
-    u = uniform(fold(keys, torch.arange(5)[:, None]))  # (5, numbers)
+    keys = fold_in(hash_key("mixing", seed, step), numbers)
+    u = uniform(fold_in(keys, torch.arange(5)[:, None]))  # (5, numbers)
     cut = u[_SWITCH] < switch_prob if mixup > 0 and cutmix > 0 else torch.full(keys.shape, cutmix > 0)
     mixed = (u[_KEEP] < prob) & torch.tensor(mixup > 0 or cutmix > 0)
 

@@ -38,7 +38,7 @@ def slide(images: Tensor, whole: Tensor, fraction: Tensor, nearest: Tensor, fill
 
 
 def slide_down(images: Tensor, whole: Tensor, fraction: Tensor, nearest: Tensor, fill: Tensor, taps: int) -> Tensor:
-    """As `slide`, for columns."""
+    """Does what `slide` does, for columns."""
     return slide(images.mT, whole, fraction, nearest, fill, taps).mT
 
 
@@ -57,7 +57,7 @@ def turns(degrees: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def turns_nearest(degrees: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `turns`, for the nearest pixel: int64 (R, size) in Pillow's units of 2**-16 pixels, rounded as there."""
+    """What `turns` gives, for the nearest pixel: int64 (R, size) in 2**-16 pixels, rounded as in Pillow."""
     angle = torch.deg2rad(degrees)[:, None]
     cos, sin, centre = torch.cos(angle), torch.sin(angle), size / 2
     units = _ONE * torch.stack([cos, centre + (0.5 - centre) * (cos - sin), sin, centre + (0.5 - centre) * (cos + sin)])

@@ -1,7 +1,8 @@
 """What can be done to one image, and how a batch does another thing to each of its images.
 
 Images whose operations work alike go through together, so that a batch takes a fixed number of tensor operations. Which
-they are is known on the CPU, where operations are drawn: the device is never waited for.
+they are is known on the CPU, where operations are drawn and prepared: the device only does them, and is never waited
+for.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,13 +46,21 @@ class Layer(NamedTuple):
     fill: Tensor  # (3,) uint8: what moves in from outside
 
 
+class Work(NamedTuple):
+    """What one kind of operations does in a layer, and to which images of the batch."""
+
+    kind: int  # place in KINDS
+    rows: Tensor  # (R,) int64
+    needs: tuple[Tensor, ...]  # what it is told of these images
+
+
 class Kind(NamedTuple):
-    """Operations that go through together: which, what they need from the CPU, and what the device does with it."""
+    """Operations that go through together: which, what the CPU prepares, and what the device does with it."""
 
     ops: tuple[Op, ...]
     prepare: Callable[[Tensor, Tensor, int], tuple[Tensor, ...]]  # of op, arg and size
     run: Callable[..., Tensor]  # of uint8 images (R, 3, S, S) and what was prepared
-    taps: int = 0  # of what moves pixels: only those, and the device gets `fill` and them too
+    taps: int = 0  # of what moves pixels: only those, and it gets `fill` and them too
 
 
 def _nothing(op: Tensor, arg: Tensor, size: int) -> tuple[Tensor, ...]:
@@ -72,7 +81,7 @@ _CONSTANT = {
 
 
 def _tables(op: Tensor, arg: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Of operations that do not ask what the image is."""
+    """Look-up tables of operations that do not depend on the image: uint8 (R, 1, 256)."""
     made = torch.empty(len(op), 1, 256, dtype=torch.uint8)
     for name, make in _CONSTANT.items():
         made[op == name] = make(arg[op == name])
@@ -146,16 +155,28 @@ def twice_if_one(rows: Tensor) -> Tensor:
     return rows.repeat_interleave(2, 0) if len(rows) == 1 else rows
 
 
-def apply(images: Tensor, layer: Layer, move: Callable[[Tensor], Tensor], kinds: Sequence[Kind] = KINDS) -> None:
-    """Do `layer` to uint8 `images` (B, 3, S, S), in place; `move` brings tensors to their device."""
-    for kind in kinds:
-        chosen = torch.isin(layer.op, torch.tensor(kind.ops))
-        if kind.taps:
-            chosen &= layer.taps == kind.taps
-        rows = chosen.nonzero()[:, 0]
-        if len(rows):
-            rows = twice_if_one(rows)
-            needs = kind.prepare(layer.op[rows], layer.arg[rows], images.shape[-1])
-            given = [move(need) for need in needs] + ([move(layer.fill), kind.taps] if kind.taps else [])
-            rows = move(rows)
-            images.index_copy_(0, rows, kind.run(images[rows], *given))
+_KEPT = -1  # instead of a kind
+_KIND_OF = torch.full((len(Op), 5), _KEPT)  # operations by taps
+for _number, _kind in enumerate(KINDS):
+    _KIND_OF[list(_kind.ops), _kind.taps or slice(None)] = _number
+
+
+def plan(layer: Layer, size: int) -> list[Work]:
+    """What is to be done for `layer` to images of `size` pixels: on the CPU, the images sorted by kind."""
+    kind_of = _KIND_OF[layer.op, layer.taps]
+    counts = (kind_of - _KEPT).bincount(minlength=1 + len(KINDS)).tolist()
+    works = []
+    for number, rows in enumerate(kind_of.argsort(stable=True).split(counts), start=_KEPT):
+        if number != _KEPT and len(rows):
+            rows, kind = twice_if_one(rows), KINDS[number]
+            needs = kind.prepare(layer.op[rows], layer.arg[rows], size)
+            works.append(Work(number, rows, (*needs, layer.fill) if kind.taps else needs))
+    return works
+
+
+def apply(images: Tensor, works: list[Work], kinds: Sequence[Kind] = KINDS) -> None:
+    """Do `works` to uint8 `images` (B, 3, S, S), in place, one after another; all lies on one device."""
+    for work in works:
+        kind = kinds[work.kind]
+        given = (*work.needs, kind.taps) if kind.taps else work.needs
+        images.index_copy_(0, work.rows, kind.run(images[work.rows], *given))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gab.augment.operations import Layer, Op
 from gab.config import RandAugmentConfig
-from gab.random import fold, hash_key, uniform
+from gab.random import fold_in, hash_key, uniform
 
 # The operations, and timm's weights of them ("weights": its transform set of that name).
 _WEIGHTS = {
@@ -37,9 +37,9 @@ def draw(
     keys: Tensor, config: RandAugmentConfig, *, interpolation: str, fill: Tensor, seed: int, epoch: int
 ) -> list[Layer]:
     """The layers for the samples `keys` (B,), on the CPU."""
-    own = fold(hash_key("randaugment", seed, epoch), keys)
-    streams = fold(own, torch.arange(config.layers)[:, None])  # (layers, B)
-    u = uniform(fold(streams, torch.arange(5)[:, None, None])).double()  # (5, layers, B)
+    own = fold_in(hash_key("randaugment", seed, epoch), keys)
+    streams = fold_in(own, torch.arange(config.layers)[:, None])  # (layers, B)
+    u = uniform(fold_in(streams, torch.arange(5)[:, None, None])).double()  # (5, layers, B)
     choice = _weighted(own, config.layers) if config.weighted else (len(OPERATIONS) * u[_CHOICE]).long()
     op = torch.tensor(OPERATIONS)[choice]
     arg = arguments(op, magnitudes(u[_MAGNITUDE], config), 1 - 2 * (u[_SIGN] > 0.5).double(), config.increasing)
@@ -52,7 +52,7 @@ def _weighted(keys: Tensor, count: int) -> Tensor:
 
     The first of exponential clocks whose rates are the weights; those that are left run on (Efraimidis and Spirakis).
     """
-    u = uniform(fold(fold(keys, -1), torch.arange(len(OPERATIONS))[:, None])).double()  # (15, B)
+    u = uniform(fold_in(fold_in(keys, -1), torch.arange(len(OPERATIONS))[:, None])).double()  # (15, B)
     clocks = -torch.log1p(-u) / torch.tensor(list(_WEIGHTS.values())).double()[:, None]
     return clocks.argsort(0)[:count]
 

@@ -25,7 +25,11 @@ def invert(arg: Tensor) -> Tensor:
 
 
 def posterize(bits: Tensor) -> Tensor:
-    """Keep the highest `bits` (R,), from 0 (black) to 8."""
+    """Keep the highest `bits` (R,), from 0 to 8.
+
+    Increasing operations come down to 0 at magnitude 10. That is black, as in the versions of Pillow that the papers
+    used; Pillow 13 refuses it, and timm's RandAugment ends with its error.
+    """
     mask = _LEVELS - (1 << (8 - bits.long().clamp(0, 8)))
     return levels(torch.arange(_LEVELS) & mask[:, None])[:, None]
 

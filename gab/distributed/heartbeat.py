@@ -52,7 +52,7 @@ class Progress:
         self.age = self.slowest_step = 0.0
 
     def tick(self, seconds: float) -> Report:
-        """So much time has passed; what there is to report."""
+        """Count `seconds` more; returns what there is to report."""
         now = phase, step, calls = self.heartbeat.now
         self.age += seconds
         if calls != self.before[2]:

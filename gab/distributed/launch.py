@@ -113,8 +113,8 @@ def _meet(ranks: Ranks) -> dist.Store:
     except dist.DistError as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(
-            f"process {ranks.rank} of {ranks.count} has waited at {place} for all others to come: "
-            f"see what those say that are missing ({str(error).splitlines()[0]})"
+            f"process {ranks.rank} of {ranks.count} gave up waiting at {place} for the other processes: "
+            f"look at the logs of those that did not arrive ({str(error).splitlines()[0]})"
         ) from error
     return dist.PrefixStore(f"launch {next(_launches)}", store)
 

@@ -4,6 +4,8 @@ Everything collective goes through `Processes`, so that a single process pays no
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from gab.distributed.heartbeat import LIMITS, Heartbeat
-from gab.errors import UserError
+from gab.errors import UserError, check_choice
 
 # How long a collective waits. The heartbeat judges long before, and says which process is to blame.
 PATIENCE = timedelta(seconds=2 * max(LIMITS.values()))
@@ -71,11 +73,19 @@ class Processes(Ranks):
         if self.count > 1:
             dist.barrier(group=self.control)
 
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The first process of each node goes through the block before its others, which find what it has fetched."""
+        if self.local_rank:
+            self.barrier()
+        yield
+        if not self.local_rank:
+            self.barrier()
+
 
 def choose_device(wish: str) -> str:
     """`cuda` or `cpu` for `run.device`."""
-    if wish not in ("auto", "cuda", "cpu"):
-        raise UserError(f"run.device={wish} is unknown: choose auto, cuda or cpu")
+    check_choice("run.device", wish, ("auto", "cuda", "cpu"))
     if wish == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "run.device=cuda, but PyTorch sees no CUDA device here: use run.device=auto, or check nvidia-smi"

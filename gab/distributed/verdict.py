@@ -92,7 +92,7 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def killed(member: Member, report: Report) -> Verdict:
-    """`member` has gone without a word."""
+    """The verdict for a `member` that has gone without a word."""
     job = os.environ.get("SLURM_JOB_ID")
     look = f"`dmesg` on {member.host}" + (f", `sacct -j {job} --format=JobID,State,MaxRSS`" if job else "")
     why = f"perhaps out of memory (see {look})"

@@ -85,8 +85,9 @@ def _predict_batch(
     """The columns of `Predictions` for one batch, shown to the network as one of `full` images."""
     images, labels = (t.to(device, non_blocking=True) for t in (batch.images, batch.labels))
     count = len(images)
-    if count < full:  # one shape for the whole evaluation: nothing is compiled twice
-        images = torch.cat([images, images[-1:].expand(full - count, -1, -1, -1)])
+    if count < full:  # one shape and memory format for the whole evaluation: nothing is compiled twice
+        rows = images.permute(0, 2, 3, 1)  # as they lie in memory
+        images = torch.cat([rows, rows[-1:].expand(full - count, -1, -1, -1)]).permute(0, 3, 1, 2)
     logits = model(prepare(images))[:count].float()
     top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
     return batch.indices, labels, top5, F.cross_entropy(logits, labels, reduction="none")

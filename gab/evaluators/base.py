@@ -1,6 +1,6 @@
 """One interface for all that looks at a model: a network and images in, numbers and files out."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,7 +8,9 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from gab.distributed.processes import Processes
+from gab.errors import Unmeasurable
 from gab.evaluators.accuracy import Predictions, predict
+from gab.evaluators.csv_file import write_csv
 from gab.training.interfaces import EvalBatches
 
 OWN = "top1"  # the evaluator of the data set's own images, whose numbers and files need no name
@@ -32,6 +34,7 @@ class Conditions:
         prepare: uint8 images (b, 3, S, S) on the device to the network's input.
         bf16: autocast to bfloat16.
         folder: of the files; None: none is written.
+        figures: of those that are looked at; None: none is drawn.
         suffix: of their names, which tells weights apart.
         between: called after every batch, equally often in all processes; may raise, to end the evaluation.
         watch: batches to the same batches, with a progress bar.
@@ -41,6 +44,7 @@ class Conditions:
     processes: Processes
     bf16: bool = False
     folder: Path | None = None
+    figures: Path | None = None
     suffix: str = ""
     between: Callable[[], None] = lambda: None
     watch: Callable[[EvalBatches, str], Any] = lambda batches, name: batches
@@ -50,6 +54,26 @@ class Conditions:
         shown = self.watch(batches, name + self.suffix)
         return predict(model, shown, self.prepare, self.processes, bf16=self.bf16, between=self.between)
 
+    def visit(self, batches: EvalBatches, name: str, take: Callable[[Any], None]) -> None:
+        """Call `take` with every batch of this process; `name` is for the progress bar.
+
+        Raises:
+            Unmeasurable: in all processes, when they have come to the end, where any process's `take` raised it.
+        """
+        counts, refusal = self.processes.gather_objects(len(batches)), None
+        for batch in self.watch(batches, name + self.suffix):
+            if refusal is None:
+                try:
+                    take(batch)
+                except Unmeasurable as error:
+                    refusal = str(error)
+            self.between()
+        for _ in range(max(counts) - len(batches)):  # another process has a batch more
+            self.between()
+        for one in self.processes.gather_objects(refusal):
+            if one is not None:
+                raise Unmeasurable(one)
+
     def file(self, name: str) -> Path | None:
         """Where this process is to write a file, in a folder that exists; None: it is not."""
         if self.folder is None or not self.processes.first:
@@ -57,6 +81,21 @@ class Conditions:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / name
         return path.with_stem(path.stem + self.suffix)
+
+    def tables(self, **tables: Sequence[dict[str, Any]]) -> list[Path]:
+        """Write tables as `name`.csv, where this process is to; returns the files."""
+        files = []
+        for name, rows in tables.items():
+            if path := self.file(f"{name}.csv"):
+                write_csv(path, rows)
+                files.append(path)
+        return files
+
+    def figure(self, name: str) -> Path | None:
+        """Where this process is to draw a figure, without the ending; None: it is not."""
+        if self.figures is None or not self.processes.first:
+            return None
+        return self.figures / (name + self.suffix)
 
 
 @dataclass(frozen=True)
@@ -90,18 +129,32 @@ class Look:
 Results = dict[str, dict[str, Result]]  # by the kind of weights, then by evaluator
 
 
-def look(looks: dict[str, Look], networks: dict[str, nn.Module], conditions: Conditions) -> Results:
+def look(
+    looks: dict[str, Look],
+    networks: dict[str, nn.Module],
+    conditions: Conditions,
+    leave_out: Callable[[str, str, Unmeasurable], None] | None = None,
+) -> Results:
     """Let every evaluator look at every network; files go to a folder by the evaluator's name, but for OWN's.
 
     Args:
         networks: by the kind of their weights: raw or ema.
+        leave_out: is told which evaluator, on which weights, finds nothing that it can measure; None: that is raised.
+
+    Raises:
+        UserError: what an evaluator refuses.
     """
     results: Results = {weights: {} for weights in networks}
     for name, one in looks.items():
         folder = conditions.folder if name == OWN or conditions.folder is None else conditions.folder / name
         for weights, model in networks.items():
             here = replace(conditions, folder=folder, suffix="" if weights == "raw" else f"_{weights}")
-            results[weights][name] = one.evaluator(model, one.images, here)
+            try:
+                results[weights][name] = one.evaluator(model, one.images, here)
+            except Unmeasurable as error:
+                if leave_out is None:
+                    raise
+                leave_out(name, weights, error)
         one.images.close()
     return results
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from gab.evaluators import table
 from gab.evaluators.accuracy import Scores
 from gab.evaluators.base import Results, flat
+from gab.training.interfaces import DataSettings
 
 NAMES = {"top1": "top1", "top5": "top5", "mean_per_class": "mean_per_class", "log_loss": "loss"}  # in the record
 
@@ -34,9 +34,15 @@ def fields(results: Results) -> dict[str, float]:
     return found
 
 
+def figures(results: Results, root: Path) -> dict[str, str]:
+    """The PNG files below `root` that were drawn, by their names, where averaged weights are `_ema`."""
+    files = [file for one in results.values() for result in one.values() for file in result.files]
+    return {file.stem: str(file.relative_to(root)) for file in files if file.suffix == ".png"}
+
+
 def enter(
     path: Path,
-    data: Any,
+    data: DataSettings,
     own: dict[str, float],
     results: Results,
     *,

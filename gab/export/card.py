@@ -106,13 +106,13 @@ def _metadata(name: str, data: str, weights: Weights) -> dict[str, Any]:
 
 
 def _measured(data: dict[str, Any], weights: Weights) -> str:
-    """Top-1, and where it is written."""
+    """A sentence with top-1, and where it is recorded."""
     kind = "averaged" if weights.kind == "ema" else "raw"
     if weights.row is None or weights.top1 is None:
         return f"These are the {kind} weights of step {weights.step:,}, which were not evaluated in training."
     row, chosen = weights.row, " This step was chosen on these images." if weights.file == "best.pt" else ""
     return (
         f"Top-1 is {weights.top1:.3f} % on {row['images']:,} validation images of {data['name']}: {kind} weights, one "
-        f"crop, {row['precision']}, one run. It stands in the run's `record.jsonl`, in the evaluation of epoch "
+        f"crop, {row['precision']}, one run. It is in the run's `record.jsonl`, in the evaluation of epoch "
         f"{row['epoch']:g}, step {row['step']:,}.{chosen}"
     )

@@ -1,5 +1,6 @@
 """A folder that timm loads by `local-dir:FOLDER`, and by `hf-hub:USER/NAME` once it is on the Hugging Face hub."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def save(model: nn.Module, folder: Path, transform: dict[str, Any], classes: Seq
     model.pretrained_cfg = {key: own[key] for key in ARCHITECTURE if key in own}  # type: ignore[assignment]
     config = {"label_names": list(classes), "pretrained_cfg": {"classifier": _classifiers(model)}}
     save_for_hf(model, str(folder), config, safe_serialization=True, data_config={"crop_mode": "center", **transform})
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # safetensors hides it from all other users
 
 
 def _classifiers(model: Any) -> list[str] | str:

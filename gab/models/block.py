@@ -5,7 +5,8 @@ from timm.layers import LayerScale, Mlp, use_fused_attn
 from torch import Tensor, nn
 
 from gab.attention import biased_attention
-from gab.models.stochastic import DropPath
+from gab.models.qkv import split_heads
+from gab.models.stochastic import AttentionDropout, DropPath
 
 EPS = 1e-6  # of the LayerNorms of most vision transformers
 
@@ -24,6 +25,7 @@ class Attention(nn.Module):
     """
 
     folded: Tensor | None
+    attention_backend = "auto"  # or another of gab.attention.choice, set by its `use`
 
     def __init__(
         self,
@@ -42,7 +44,7 @@ class Attention(nn.Module):
         for name, part in biases.items():
             self.add_module(name, part)
         self.register_buffer("folded", None)
-        self.attn_drop = nn.Dropout(attn_drop)
+        self.attn_drop = AttentionDropout(attn_drop)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
@@ -61,16 +63,16 @@ class Attention(nn.Module):
         self.bias_names = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) to (B, N, C)."""
+        """Tokens (B, N, C) to tokens (B, N, C)."""
         batch, tokens, dim = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, N, D)
-        backend = "sdpa" if self.fused_attn else "reference"
+        q, k, v = split_heads(self.qkv(x), self.num_heads)
+        backend = self.attention_backend if self.fused_attn else "reference"
         x = biased_attention(q, k, v, self.get_bias(q.dtype), dropout=self.attn_drop, backend=backend)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(batch, tokens, dim)))
 
 
 def add_position(x: Tensor, position: Tensor | None) -> Tensor:
-    """The sum, where there is a position."""
+    """`x` plus the position, where there is one."""
     return x if position is None else x + position
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gab.config import ModelConfig, SwinConfig, SwinV2Config, TimmConfig, ViTConfig
-from gab.errors import UserError
+from gab.errors import UserError, check_choice
 from gab.models.compact import CompactTransformer
 from gab.models.swin import SwinTransformer
 from gab.models.swinv2 import SwinTransformerV2
@@ -39,8 +39,7 @@ def build(config: ModelConfig, *, image_size: int, num_classes: int, seed: int) 
     """
     if isinstance(config, TimmConfig):
         return _build_timm(config, image_size, num_classes, seed)
-    if config.network not in NETWORKS:
-        raise UserError(f"model.network is {config.network!r}; choose one of {', '.join(NETWORKS)}, timm.")
+    check_choice("model.network", config.network, (*NETWORKS, "timm"))
     return NETWORKS[config.network](config, image_size, num_classes=num_classes, seed=seed)
 
 
@@ -80,6 +79,8 @@ def _swin_places(config: SwinConfig) -> Iterator[str]:
         yield "norpe"
     if config.position != "none":
         yield config.position if config.join == "add" else config.join
+        if config.join_norm != "layer_norm":
+            yield config.join_norm
 
 
 def _vit_places(config: ViTConfig) -> Iterator[str]:
@@ -93,6 +94,8 @@ def _vit_places(config: ViTConfig) -> Iterator[str]:
         yield f"rel_{config.rel_pos_start}"
     if config.join != "add":
         yield config.join
+        if config.join_norm != "layer_norm":
+            yield config.join_norm
     if config.position != position:
         yield "nope" if config.position == "none" else config.position
     if config.network != "vit" and config.class_token and not type(config).class_token:
@@ -108,6 +111,14 @@ def check_name(name: str) -> None:
         raise UserError(f"timm has no model named {name!r}; {hint}")
 
 
+def not_downloaded(name: str, error: OSError) -> UserError:
+    """For what timm raises where its weights can neither be fetched nor are there already."""
+    return UserError(
+        f"the weights of {name} could not be downloaded ({error}): docs/clusters.md says how to bring them to a "
+        "machine without a network"
+    )
+
+
 def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int) -> nn.Module:
     check_name(config.name)
     options = {"num_classes": num_classes, **config.kwargs}
@@ -118,6 +129,8 @@ def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int
         try:
             model = _create(config, image_size, options)
         except (TypeError, ValueError, RuntimeError, AssertionError, OSError) as error:
+            if config.pretrained and isinstance(error, OSError):
+                raise not_downloaded(config.name, error) from error
             raise UserError(
                 f"timm could not build {config.name} with {options} ({error}): change model.kwargs, or "
                 "model.drop_path_rate=null for a network without it"
@@ -128,7 +141,7 @@ def _build_timm(config: TimmConfig, image_size: int, num_classes: int, seed: int
 
 
 def _create(config: TimmConfig, image_size: int, options: dict) -> nn.Module:
-    """With `img_size` where the network is made for one size."""
+    """The timm network, given `img_size` where it is made for one size."""
     cfg = timm.get_pretrained_cfg(config.name)
     if cfg is not None and cfg.fixed_input_size:
         options = {"img_size": image_size, **options}

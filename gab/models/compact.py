@@ -8,7 +8,7 @@ from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from gab.config import CompactConfig
-from gab.errors import UserError
+from gab.errors import check_choice
 from gab.models.block import Block, add_position
 from gab.models.check import check_reduction
 from gab.models.gaussian import Grid
@@ -85,8 +85,7 @@ class CompactTransformer(VisionTransformer):
 
     def make_stem(self, cfg: Any, img_size: tuple[int, int]) -> PatchEmbed | Stem:
         """Patches, or CCT's convolution."""
-        if cfg.stem not in STEMS:
-            raise UserError(f"model.stem is {cfg.stem!r}; choose one of {', '.join(STEMS)}.")
+        check_choice("model.stem", cfg.stem, STEMS)
         if cfg.stem == "conv":
             check_reduction(cfg, 2)
             return ConvTokenizer(img_size, self.in_chans, cfg.embed_dim)
@@ -102,7 +101,7 @@ class CompactTransformer(VisionTransformer):
         )
 
     def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor | None:
-        """Of the class token zero, of learnable positions a truncated normal of 0.2."""
+        """The class token starts at zero, learnable positions from a truncated normal of 0.2."""
         if name == "cls_token":
             return torch.zeros(parameter.shape)
         if name == "pos_embed" and parameter.requires_grad:

@@ -34,5 +34,5 @@ def fold(model: Network) -> Network:
 
 
 def refuse_another_size(*args: object, **kwargs: object) -> None:
-    """In the place of `set_input_size`."""
+    """Takes the place of `set_input_size`; raises UserError."""
     raise UserError("This network is folded for images of one size: call set_input_size before fold.")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gab.config import GaussianConfig
-from gab.errors import UserError
+from gab.errors import UserError, check_choice
 from gab.models.precision import no_autocast
 
 Grid = tuple[int, int]
@@ -45,8 +45,7 @@ def start_sigma(sigma: float | str, grid: Grid) -> float:
 
 
 def _class_rule(rule: str, prefix_tokens: int) -> str:
-    if rule not in CLASS_BIASES:
-        raise UserError(f"model.gaussian.class_bias is {rule!r}; choose one of {', '.join(CLASS_BIASES)}.")
+    check_choice("model.gaussian.class_bias", rule, CLASS_BIASES)
     if rule != "zero" and not prefix_tokens:
         raise UserError(
             f"model.gaussian.class_bias={rule} needs a class token, and this network has none: leave it at zero."

@@ -8,7 +8,7 @@ import torch
 from timm.layers import LayerScale
 from torch import Tensor, nn
 
-from gab.errors import UserError
+from gab.errors import check_choice
 from gab.models.gaussian import Gaussian
 from gab.random import hash_key
 
@@ -50,8 +50,7 @@ def initialise(model: nn.Module, scheme: str, seed: int | None = None) -> None:
             vit_relpos).
         seed: without one it is drawn from PyTorch's global generator.
     """
-    if scheme not in SCHEMES:
-        raise UserError(f"model.init is {scheme!r}; choose one of {', '.join(SCHEMES)}.")
+    check_choice("model.init", scheme, SCHEMES)
     if seed is None:
         seed = int(torch.randint(2**62, (), device="cpu"))  # also where tensors are made on another device
     for prefix, module in model.named_modules():

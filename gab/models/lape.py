@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from gab.models.joins import Join, Placement
+from gab.models.position_norm import NORMS
 
 
 class LaPE(Join, name="lape"):
@@ -14,11 +15,15 @@ class LaPE(Join, name="lape"):
 
     The embedding never enters the residual stream, and has no batch axis: the chain costs L N C per forward, not per
     image.
+
+    Args:
+        dim, depth, eps: as of every join.
+        norm: what stands for LN_l, one of `NORMS`.
     """
 
-    def __init__(self, dim: int, depth: int, eps: float):
+    def __init__(self, dim: int, depth: int, eps: float, norm: str = "layer_norm"):
         super().__init__(dim, depth, eps)
-        self.norms = nn.ModuleList(nn.LayerNorm(dim, eps=eps) for _ in range(depth))
+        self.norms = nn.ModuleList(NORMS[norm](dim, eps) for _ in range(depth))
 
     def forward(self, position: Tensor) -> list[Placement]:
         placements = []

@@ -62,7 +62,7 @@ class Performer(nn.Module):
         )
 
     def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
-        """Of `w`: orthogonal rows of length √m."""
+        """`w` starts with orthogonal rows of length √m."""
         value = torch.empty(parameter.shape)
         return nn.init.orthogonal_(value, gain=parameter.shape[0] ** 0.5, generator=generator)
 

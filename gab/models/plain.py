@@ -9,12 +9,12 @@ from typing import Any, NoReturn
 
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gab.errors import UserError
 from gab.models.block import Attention
 from gab.models.gaussian import Grid
-from gab.models.relative import prefix_position_index, relative_position_index
 from gab.models.swin import SwinTransformer, WindowAttention
 from gab.models.vit import VisionTransformer
 
@@ -161,6 +161,23 @@ def _vit_tables(model: VisionTransformer) -> list[Tensor]:
 
 def _named(tables: list[Tensor], where: str) -> Weights:
     return {f"blocks.{i}.{where}.relative_position_bias_table": table for i, table in enumerate(tables)}
+
+
+def relative_position_index(grid: Grid) -> Tensor:
+    """Index (dr + h - 1)(2w - 1) + dc + w - 1 of the offset query minus key, flat over (query, key): int64 (N * N,)."""
+    height, width = grid
+    row, column = (c.flatten() for c in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    rows = row[:, None] - row + height - 1
+    columns = column[:, None] - column + width - 1
+    return (rows * (2 * width - 1) + columns).flatten()
+
+
+def prefix_position_index(index: Tensor, offsets: int) -> Tensor:
+    """`relative_position_index` with one class token in front, which has three table rows of its own (BEiT's rule)."""
+    tokens = int(index.numel() ** 0.5)
+    index = F.pad(index.view(tokens, tokens), (1, 0, 1, 0))
+    index[0, :], index[:, 0], index[0, 0] = offsets, offsets + 1, offsets + 2
+    return index.flatten()
 
 
 def bias_table(bias: Tensor, grid: Grid, num_heads: int, prefix_tokens: int = 0) -> Tensor:

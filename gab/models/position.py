@@ -6,7 +6,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from gab.errors import UserError
+from gab.errors import UserError, check_choice
 from gab.models.gaussian import Grid
 
 POSITIONS = ("none", "learnable", "sincos_1d", "sincos_2d")
@@ -48,8 +48,7 @@ def position_embedding(kind: str, grid: Grid, dim: int, prefix_tokens: int, laye
     Raises:
         UserError: an unknown kind, or a width that `sincos_2d` cannot share among sines and cosines of two axes.
     """
-    if kind not in POSITIONS:
-        raise UserError(f"model.position is {kind!r}; choose one of {', '.join(POSITIONS)}.")
+    check_choice("model.position", kind, POSITIONS)
     if kind == "none":
         return None
     tokens = prefix_tokens + grid[0] * grid[1]

@@ -8,25 +8,8 @@ from torch import Tensor, nn
 from gab.config import GaussianConfig
 from gab.models.bias import ScoreBias
 from gab.models.gaussian import Grid, bell, start_sigma
+from gab.models.offsets import spread_offsets
 from gab.models.stochastic import BiasDropout
-
-
-def relative_position_index(grid: Grid) -> Tensor:
-    """Index (dr + h - 1)(2w - 1) + dc + w - 1 of the offset query minus key, flat over (query, key): int64 (N * N,)."""
-    height, width = grid
-    row, column = (c.flatten() for c in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
-    rows = row[:, None] - row + height - 1
-    columns = column[:, None] - column + width - 1
-    return (rows * (2 * width - 1) + columns).flatten()
-
-
-def gather_bias(table: Tensor, index: Tensor) -> Tensor:
-    """Spreads a table (offsets, H) over token pairs: (1, H, N, N).
-
-    By `index_select`, whose backward adds in a fixed order on CPU; that of plain indexing does not.
-    """
-    tokens = int(index.numel() ** 0.5)
-    return table.index_select(0, index).view(tokens, tokens, -1).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
 def pad_prefix(bias: Tensor, prefix_tokens: int) -> Tensor:
@@ -48,12 +31,13 @@ def gaussian_of_offsets(config: GaussianConfig, grid: Grid) -> Tensor:
     return bell(float(config.amplitude), sigma, row**2 + column**2)
 
 
-def prefix_position_index(index: Tensor, offsets: int) -> Tensor:
-    """`relative_position_index` with one class token in front, which has three table rows of its own (BEiT's rule)."""
-    tokens = int(index.numel() ** 0.5)
-    index = F.pad(index.view(tokens, tokens), (1, 0, 1, 0))
-    index[0, :], index[:, 0], index[0, 0] = offsets, offsets + 1, offsets + 2
-    return index.flatten()
+def add_class_token(bias: Tensor, rows: Tensor) -> Tensor:
+    """(1, H, P, P) with one class token in front, by three table rows (3, H): to patches, from them, itself (BEiT)."""
+    to_patches, from_patches, itself = rows.view(3, 1, -1, 1, 1)
+    patches = bias.shape[-1]
+    bias = torch.cat((from_patches.expand(-1, -1, patches, -1), bias), dim=-1)
+    first = torch.cat((itself, to_patches.expand(-1, -1, -1, patches)), dim=-1)
+    return torch.cat((first, bias), dim=-2)
 
 
 class RelPosMlp(ScoreBias, name="mlp"):
@@ -62,7 +46,6 @@ class RelPosMlp(ScoreBias, name="mlp"):
     Rows and columns of prefix tokens are zero.
     """
 
-    index: Tensor
     log_offsets: Tensor
     gaussian_start: GaussianConfig | None = None
 
@@ -73,7 +56,7 @@ class RelPosMlp(ScoreBias, name="mlp"):
         self._set_buffers(grid)
 
     def start_as_gaussian(self, config: GaussianConfig) -> None:
-        """As near to it as the last layer brings the MLP."""
+        """Starts as near to the Gaussian as fitting the MLP's last layer allows."""
         self.gaussian_start = config
 
     @torch.no_grad()
@@ -109,14 +92,12 @@ class RelPosMlp(ScoreBias, name="mlp"):
         return (self.mlp.fc2(hidden) - wanted).square().mean().sqrt().item()
 
     def _set_buffers(self, grid: Grid) -> None:
-        device = self.mlp.fc1.weight.device
         self.grid = grid
-        self.register_buffer("index", relative_position_index(self.grid).to(device), persistent=False)
         self.register_buffer("log_offsets", log_offsets(self.grid).to(self.mlp.fc1.weight), persistent=False)
 
     def forward(self) -> Tensor:
         """The bias, (1, H, N, N)."""
-        return pad_prefix(gather_bias(self.mlp(self.log_offsets).flatten(0, 1), self.index), self.prefix_tokens)
+        return pad_prefix(spread_offsets(self.mlp(self.log_offsets).flatten(0, 1), self.grid), self.prefix_tokens)
 
     def set_grid(self, grid: Grid) -> None:
         """Moves to another token grid; the MLP, a function of offsets, is evaluated at the new ones."""
@@ -130,16 +111,15 @@ class RelPosTable(ScoreBias, name="table"):
     the Gaussian.
     """
 
-    index: Tensor
     gaussian_start: GaussianConfig | None = None
 
     def __init__(self, grid: Grid, num_heads: int, prefix_tokens: int = 0):
         super().__init__(grid, num_heads, prefix_tokens)
-        rows = self._set_index(grid)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
+        self.grid = grid
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(self.rows(grid), num_heads))
 
     def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor | None:
-        """Of the table: zero, or the Gaussian, where rows of prefix tokens are zero."""
+        """The table: zero, or the Gaussian with zero rows for prefix tokens."""
         table = torch.zeros(parameter.shape)
         if self.gaussian_start is not None:
             values = gaussian_of_offsets(self.gaussian_start, self.grid).view(-1, 1)
@@ -147,30 +127,31 @@ class RelPosTable(ScoreBias, name="table"):
         return table
 
     def start_as_gaussian(self, config: GaussianConfig) -> None:
-        """Exactly, in every head."""
+        """Starts as exactly the Gaussian in every head."""
         self.gaussian_start = config
 
-    def _set_index(self, grid: Grid) -> int:
-        """Sets the buffer and returns the number of rows of the table."""
-        self.grid = grid
-        self.register_buffer("index", relative_position_index(grid), persistent=False)
+    def rows(self, grid: Grid) -> int:
+        """Number of rows of the table, (2h − 1)(2w − 1): one per offset; the table is (rows, heads)."""
         return (2 * grid[0] - 1) * (2 * grid[1] - 1)
 
     def forward(self) -> Tensor:
         """The bias, (1, H, N, N)."""
-        return pad_prefix(gather_bias(self.relative_position_bias_table, self.index), self.prefix_tokens)
+        return pad_prefix(spread_offsets(self.relative_position_bias_table, self.grid), self.prefix_tokens)
+
+    def resampled(self, name: str, value: Tensor, old: Grid, new: Grid) -> Tensor:
+        """`value` of parameter `name` on the grid `old`, as it is on `new`: a table is interpolated by timm's rule."""
+        return resize_rel_pos_bias_table(value, new, (self.rows(new), self.num_heads), old_window_size=old)
 
     def set_grid(self, grid: Grid) -> None:
-        """Moves to another token grid; the table is interpolated by timm's rule."""
+        """Moves to another token grid; every parameter is resampled."""
         old = self.grid
         if grid == old:
             return
-        table = self.relative_position_bias_table
-        rows = self._set_index(grid)
-        self.index = self.index.to(table.device)
-        with torch.no_grad():
-            resized = resize_rel_pos_bias_table(table, grid, (rows, self.num_heads), old_window_size=old)
-        self.relative_position_bias_table = nn.Parameter(resized, requires_grad=table.requires_grad)
+        self.grid = grid
+        for name, parameter in list(self.named_parameters()):
+            value = self.resampled(name, parameter.detach(), old, grid)
+            owner, _, own = name.rpartition(".")
+            setattr(self.get_submodule(owner), own, nn.Parameter(value, requires_grad=parameter.requires_grad))
 
 
 class NormedRelPosTable(RelPosTable, name="table_norm"):
@@ -181,23 +162,24 @@ class NormedRelPosTable(RelPosTable, name="table_norm"):
         self.norm = nn.LayerNorm(grid[0] * grid[1], eps=1e-5)
 
     def start_as_gaussian(self, config: GaussianConfig) -> None:
-        """Its norm leaves no such start."""
+        """Refuses: the norm leaves no such start. Raises UserError."""
         ScoreBias.start_as_gaussian(self, config)
 
     def forward(self) -> Tensor:
         """The bias, (1, H, N, N)."""
-        return pad_prefix(self.norm(gather_bias(self.relative_position_bias_table, self.index)), self.prefix_tokens)
+        bias = spread_offsets(self.relative_position_bias_table, self.grid)
+        return pad_prefix(self.norm(bias), self.prefix_tokens)
+
+    def resampled(self, name: str, value: Tensor, old: Grid, new: Grid) -> Tensor:
+        """As of the table; the norm's scale and shift are resampled as maps over the keys, bicubic."""
+        if not name.startswith("norm."):
+            return super().resampled(name, value, old, new)
+        return F.interpolate(value.view(1, 1, *old), new, mode="bicubic").flatten()
 
     def set_grid(self, grid: Grid) -> None:
-        """Moves to another token grid; the norm's scale and shift are resampled as maps over the keys."""
-        old = self.grid
-        if grid == old:
-            return
+        """Moves to another token grid; every parameter is resampled."""
         super().set_grid(grid)
         self.norm.normalized_shape = (grid[0] * grid[1],)
-        for name, parameter in list(self.norm.named_parameters()):
-            resized = F.interpolate(parameter.detach().view(1, 1, *old), grid, mode="bicubic").flatten()
-            setattr(self.norm, name, nn.Parameter(resized, requires_grad=parameter.requires_grad))
 
 
 class RelPosBias(RelPosTable, name="bias"):
@@ -206,18 +188,19 @@ class RelPosBias(RelPosTable, name="bias"):
     prefix_limit = 1
 
     def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor | None:
-        """Of the table: the network's rule, unless it starts as the Gaussian."""
+        """The table: None, which leaves it to the network's rule, unless it starts as the Gaussian."""
         return None if self.gaussian_start is None else super().start_value(name, parameter, generator)
 
-    def _set_index(self, grid: Grid) -> int:
-        offsets = super()._set_index(grid)
-        if self.prefix_tokens:
-            self.index = prefix_position_index(self.index, offsets)
-        return offsets + 3 * self.prefix_tokens
+    def rows(self, grid: Grid) -> int:
+        """As many as offsets, and three for a class token."""
+        return super().rows(grid) + 3 * self.prefix_tokens
 
     def forward(self) -> Tensor:
         """The bias, (1, H, N, N)."""
-        return gather_bias(self.relative_position_bias_table, self.index)
+        table = self.relative_position_bias_table
+        if not self.prefix_tokens:
+            return spread_offsets(table, self.grid)
+        return add_class_token(spread_offsets(table[:-3], self.grid), table[-3:])
 
 
 def start_errors(model: nn.Module) -> list[float]:

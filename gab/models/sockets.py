@@ -8,22 +8,24 @@ from typing import Any
 
 from torch import nn
 
-from gab.errors import UserError
+from gab.errors import UserError, check_choice
 from gab.models.bias import BIASES
 from gab.models.gaussian import Gaussian, Grid
 from gab.models.joins import JOINS, Join
+from gab.models.lape import LaPE
 from gab.models.life import AUX_KEYS, LIFE
 from gab.models.position import POSITIONS
+from gab.models.position_norm import NORMS
 from gab.models.qkv import PlainQKV
 
 STARTS = ("default", "gaussian")  # of a relative bias
 
 
-def check_position(kind: str, join: str) -> None:
-    """Raises UserError for an unknown position or join, or two that do not go together."""
-    for key, value, known in (("position", kind, POSITIONS), ("join", join, tuple(JOINS))):
-        if value not in known:
-            raise UserError(f"model.{key} is {value!r}; choose one of {', '.join(known)}.")
+def check_position(cfg: Any) -> None:
+    """Raises UserError for an unknown position, join or norm of a join, or for those that do not go together."""
+    kind, join, norm = cfg.position, cfg.join, cfg.join_norm
+    for key, value, known in (("position", kind, POSITIONS), ("join", join, JOINS), ("join_norm", norm, NORMS)):
+        check_choice(f"model.{key}", value, known)
     if kind == "none" and join != "add":
         raise UserError(
             f"model.join={join} needs a position embedding: set model.position=learnable or model.join=add."
@@ -33,20 +35,23 @@ def check_position(kind: str, join: str) -> None:
             f"model.join={join} learns an embedding for every layer, which {kind} does not: set "
             "model.position=learnable or model.join=shared."
         )
+    if norm != "layer_norm" and not issubclass(JOINS[join], LaPE):
+        raise UserError(
+            f"model.join_norm={norm} stands for LaPE's LayerNorm, which model.join={join} does not have: set "
+            "model.join=lape, or leave model.join_norm at layer_norm."
+        )
 
 
 def check_biases(cfg: Any, prefix_tokens: int) -> None:
     """Raises UserError for an unknown bias, or one that has no row for the prefix tokens of `cfg`."""
-    if cfg.rel_pos_start not in STARTS:
-        raise UserError(f"model.rel_pos_start is {cfg.rel_pos_start!r}; choose one of {', '.join(STARTS)}.")
+    check_choice("model.rel_pos", cfg.rel_pos, ("none", *BIASES))
+    check_choice("model.rel_pos_start", cfg.rel_pos_start, STARTS)
     if cfg.rel_pos == "none":
         if cfg.rel_pos_start != "default":
             raise UserError(
                 f"model.rel_pos_start={cfg.rel_pos_start} needs a relative bias: set model.rel_pos=mlp or another one."
             )
         return
-    if cfg.rel_pos not in BIASES:
-        raise UserError(f"model.rel_pos is {cfg.rel_pos!r}; choose one of none, {', '.join(BIASES)}.")
     limit = BIASES[cfg.rel_pos].prefix_limit
     if limit is not None and prefix_tokens > limit:
         raise UserError(
@@ -57,15 +62,17 @@ def check_biases(cfg: Any, prefix_tokens: int) -> None:
 
 def check_life(cfg: Any) -> None:
     """Raises UserError for an unknown key of auxiliary tokens, or LIFE's norm without LIFE."""
-    if cfg.aux_key not in AUX_KEYS:
-        raise UserError(f"model.aux_key is {cfg.aux_key!r}; choose one of {', '.join(AUX_KEYS)}.")
+    check_choice("model.aux_key", cfg.aux_key, AUX_KEYS)
     if cfg.qkv_norm and not cfg.life:
         raise UserError("model.qkv_norm is a part of LIFE: set model.life=true or model.qkv_norm=false.")
 
 
-def position_join(kind: str, join: str, dim: int, depth: int, eps: float) -> Join | None:
+def position_join(cfg: Any, dim: int, depth: int, eps: float) -> Join | None:
     """The join of one stack of layers; None where there is no position."""
-    return None if kind == "none" else JOINS[join](dim, depth, eps)
+    join = JOINS[cfg.join]
+    if cfg.position == "none":
+        return None
+    return join(dim, depth, eps, cfg.join_norm) if issubclass(join, LaPE) else join(dim, depth, eps)
 
 
 def score_biases(cfg: Any, grid: Grid, num_heads: int, prefix_tokens: int) -> dict[str, nn.Module]:

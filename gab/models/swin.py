@@ -5,7 +5,7 @@ from typing import Any
 
 import timm.models
 import torch
-from timm.layers import to_2tuple
+from timm.layers import to_2tuple, use_fused_attn
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer import WindowAttention as TimmWindowAttention
 from torch import Tensor, nn
@@ -17,8 +17,10 @@ from gab.models import sockets
 from gab.models.check import check_numbers, check_patches
 from gab.models.gaussian import Gaussian, Grid
 from gab.models.init import initialise
+from gab.models.offsets import spread_offsets
 from gab.models.protocol import undecayed
-from gab.models.relative import gather_bias
+from gab.models.qkv import split_heads
+from gab.models.stochastic import AttentionDropout
 from gab.models.swin_position import give_positions
 
 POSITIONS = ("none", "learnable")
@@ -33,15 +35,18 @@ class WindowAttention(TimmWindowAttention):
     """
 
     relative_position_bias_table: nn.Parameter | None  # type: ignore[assignment]  # timm's is always there
-    relative_position_index: Tensor
     gaussian: Gaussian | None
     folded: Tensor | None
+    attn_drop: AttentionDropout  # type: ignore[assignment]  # timm's is another
+    attention_backend = "auto"
 
     def __init__(self, dim: int, num_heads: int, window_size: Grid, table: bool, gaussian: Gaussian | None):
         super().__init__(dim, num_heads, window_size=window_size)
         if not table:
             self.relative_position_bias_table = None
+        self.attn_drop = AttentionDropout()
         self.gaussian = gaussian
+        self.fused_attn = bool(use_fused_attn())  # type: ignore[misc]  # timm's is final, and off unless asked for
         self.register_buffer("folded", None)
 
     def get_bias(self, dtype: torch.dtype) -> Tensor | None:
@@ -50,7 +55,7 @@ class WindowAttention(TimmWindowAttention):
             return self.folded.to(dtype)
         parts = []
         if self.relative_position_bias_table is not None:
-            parts.append(gather_bias(self.relative_position_bias_table, self.relative_position_index.flatten()))
+            parts.append(spread_offsets(self.relative_position_bias_table, self.window_size))
         if self.gaussian is not None:
             parts.append(self.gaussian())
         return sum(parts[1:], start=parts[0]).to(dtype) if parts else None
@@ -58,12 +63,12 @@ class WindowAttention(TimmWindowAttention):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of all windows (B W, N, C), window index fastest, to the same; `mask` (W, N, N) is added to scores."""
         windows, tokens, dim = x.shape
-        q, k, v = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = split_heads(self.qkv(x), self.num_heads)
         bias = self.get_bias(q.dtype)
         if mask is not None:
             mask = mask.unsqueeze(1).to(q.dtype)
             bias = mask if bias is None else bias + mask  # (W, 1 or H, N, N)
-        backend = "sdpa" if self.fused_attn else "reference"
+        backend = self.attention_backend if self.fused_attn else "reference"
         x = biased_attention(q, k, v, bias, dropout=self.attn_drop, backend=backend)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(windows, tokens, dim)))
 
@@ -106,7 +111,7 @@ def check_parts(cfg: SwinConfig) -> None:
     for key, value, known in (("rel_pos", cfg.rel_pos, RELATIVE), ("position", cfg.position, POSITIONS)):
         if value not in known:
             raise UserError(f"model.{key} is {value!r}; a Swin transformer takes one of {', '.join(known)}.")
-    sockets.check_position(cfg.position, cfg.join)
+    sockets.check_position(cfg)
 
 
 def timm_options(cfg: SwinConfig | SwinV2Config) -> dict[str, Any]:
@@ -158,7 +163,7 @@ class SwinTransformer(timm.models.SwinTransformer):
                 block.attn = WindowAttention(block.attn.dim, heads, window, cfg.rel_pos == "bias", gaussian)
         if cfg.position != "none":
             for index, stage in enumerate(self.layers):
-                give_positions(stage, cfg.embed_dim * 2**index, cfg.position, cfg.join)
+                give_positions(stage, cfg.embed_dim * 2**index, cfg)
         self.cfg = cfg
         self.set_grad_checkpointing(cfg.grad_checkpointing)
         self.start(seed)

@@ -10,10 +10,12 @@ from timm.models import checkpoint
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage
 from torch import Tensor, nn
 
+from gab.config import SwinConfig
 from gab.models.block import add_position
 from gab.models.gaussian import Grid
 from gab.models.joins import JOINS, Constant, Join, Placement
 from gab.models.position import position_embedding, resize_position
+from gab.models.sockets import position_join
 
 EPS = 1e-5  # of Swin's norms
 
@@ -64,11 +66,11 @@ class PositionedStage(SwinTransformerStage):
         self.pos_embed = None
 
 
-def give_positions(stage: Any, dim: int, position: str, join: str) -> None:
+def give_positions(stage: Any, dim: int, cfg: SwinConfig) -> None:
     """Turns a stage of timm, of width `dim`, into one with positions; it and its blocks differ in `forward` alone."""
     for block in stage.blocks:
         block.__class__ = PositionedBlock
     stage.__class__ = PositionedStage
-    layers = stage.depth if JOINS[join].per_layer else 1
-    stage.pos_embed = position_embedding(position, stage.output_resolution, dim, prefix_tokens=0, layers=layers)
-    stage.join = JOINS[join](dim, stage.depth, EPS)
+    layers = stage.depth if JOINS[cfg.join].per_layer else 1
+    stage.pos_embed = position_embedding(cfg.position, stage.output_resolution, dim, prefix_tokens=0, layers=layers)
+    stage.join = position_join(cfg, dim, stage.depth, EPS)

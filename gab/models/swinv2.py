@@ -16,8 +16,10 @@ from gab.config import SwinV2Config
 from gab.models.gaussian import Gaussian, Grid
 from gab.models.init import initialise
 from gab.models.life import LIFE
+from gab.models.offsets import spread_offsets
 from gab.models.protocol import undecayed
-from gab.models.relative import gather_bias
+from gab.models.qkv import split_heads
+from gab.models.stochastic import AttentionDropout
 from gab.models.swin import check, timm_options
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -34,20 +36,22 @@ class WindowAttention(TimmWindowAttention):
     qkv: nn.Linear | LIFE  # type: ignore[assignment]  # timm's is always linear
     k_bias: Tensor  # type: ignore[assignment]  # typed None
     relative_coords_table: Tensor
-    relative_position_index: Tensor
     gaussian: Gaussian | None
     folded: Tensor | None
+    attn_drop: AttentionDropout  # type: ignore[assignment]  # timm's is another
+    attention_backend = "auto"
 
     def __init__(self, dim: int, num_heads: int, window_size: Grid, life: bool, gaussian: Gaussian | None):
         super().__init__(dim, window_size, num_heads, qkv_bias=not life)
         if life:
             self.qkv = LIFE(dim, window_size)
+        self.attn_drop = AttentionDropout()
         self.gaussian = gaussian
         self.fused_attn = bool(use_fused_attn())
         self.register_buffer("folded", None)
 
     def start_value(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> Tensor | None:
-        """Of the logit scale ln 10, of the q and v biases zero."""
+        """The logit scale starts at ln 10, the q and v biases at zero."""
         return torch.full(parameter.shape, math.log(10) if name == "logit_scale" else 0.0)
 
     def make_qkv(self, x: Tensor) -> Tensor:
@@ -61,7 +65,7 @@ class WindowAttention(TimmWindowAttention):
         if self.folded is not None:
             return self.folded.to(dtype)
         table = self.cpb_mlp(self.relative_coords_table).view(-1, self.num_heads)
-        bias = 16 * gather_bias(table, self.relative_position_index.flatten()).sigmoid()
+        bias = 16 * spread_offsets(table, self.window_size).sigmoid()
         if self.gaussian is not None:
             bias = bias + self.gaussian()
         return bias.to(dtype)
@@ -74,13 +78,13 @@ class WindowAttention(TimmWindowAttention):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens of all windows (B W, N, C), window index fastest, to the same; `mask` (W, N, N) is added to scores."""
         windows, tokens, dim = x.shape
-        q, k, v = self.make_qkv(x).view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = split_heads(self.make_qkv(x), self.num_heads)
         scale = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp() * math.sqrt(q.shape[-1])  # attention divides by √D
         q, k = (F.normalize(q, dim=-1) * scale).to(v.dtype), F.normalize(k, dim=-1).to(v.dtype)
         bias = self.get_bias(v.dtype)
         if mask is not None:
             bias = bias + mask.unsqueeze(1).to(v.dtype)  # (W, H, N, N)
-        backend = "sdpa" if self.fused_attn else "reference"
+        backend = self.attention_backend if self.fused_attn else "reference"
         x = biased_attention(q, k, v, bias, dropout=self.attn_drop, backend=backend)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(windows, tokens, dim)))
 

@@ -10,7 +10,7 @@ from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from gab.config import ViTConfig
-from gab.errors import UserError
+from gab.errors import UserError, check_choice
 from gab.models import sockets
 from gab.models.block import EPS, Attention, Block, add_position
 from gab.models.check import check_numbers, check_patches
@@ -31,15 +31,14 @@ def check(cfg: ViTConfig, pools: tuple[str, ...]) -> None:
             f"model.embed_dim={cfg.embed_dim} is not divisible by model.num_heads={cfg.num_heads}; "
             "set either so that every head gets the same width."
         )
-    if cfg.pool not in pools:
-        raise UserError(f"model.pool is {cfg.pool!r}; choose one of {', '.join(pools)}.")
+    check_choice("model.pool", cfg.pool, pools)
     if cfg.pool == "token" and not cfg.class_token:
         raise UserError("model.pool=token needs a class token; set model.class_token=true or model.pool=avg.")
     if cfg.distillation_token and not (cfg.class_token and cfg.pool == "token"):
         raise UserError(
             "model.distillation_token stands beside a class token: set model.class_token=true and model.pool=token."
         )
-    sockets.check_position(cfg.position, cfg.join)
+    sockets.check_position(cfg)
     sockets.check_biases(cfg, prefix_tokens(cfg))
     sockets.check_life(cfg)
 
@@ -99,7 +98,7 @@ class VisionTransformer(nn.Module):
         self.position_kind = cfg.position
         layers = cfg.depth if JOINS[cfg.join].per_layer else 1
         self.pos_embed = position_embedding(cfg.position, grid, dim, self.num_prefix_tokens, layers)
-        self.join = sockets.position_join(cfg.position, cfg.join, dim, cfg.depth, self.eps)
+        self.join = sockets.position_join(cfg, dim, cfg.depth, self.eps)
         rates = [cfg.drop_path_rate * i / max(cfg.depth - 1, 1) for i in range(cfg.depth)]
         self.blocks = nn.ModuleList(self.make_block(cfg, grid, rate) for rate in rates)
         reduction = self.patch_embed.feat_ratio()

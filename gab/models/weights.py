@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from gab.errors import UserError
-from gab.models.build import check_name
+from gab.models.build import check_name, not_downloaded
 
 
 def read(path: Path) -> Any:
@@ -48,8 +48,9 @@ def published(name: str) -> nn.Module:
     check_name(name)
     try:
         return timm.create_model(name, pretrained=True)
+    except OSError as error:
+        raise not_downloaded(name, error) from error
     except Exception as error:  # timm, its hub and the hub's own libraries each have errors of their own
         raise UserError(
-            f"timm has no weights of {name} to give ({error}): choose a name that has some, or fetch them where there "
-            "is a network and give the file."
+            f"timm has no weights of {name} to give ({error}): choose a name that has some, or give a file of weights."
         ) from error

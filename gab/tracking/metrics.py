@@ -27,13 +27,24 @@ class DashboardRows:
         self._end = 0  # of what was read
 
     def count(self) -> int:
-        """How many there are now: reads what was added to the file since the last call."""
+        """How many there are now: reads what was added to the file since the last call.
+
+        A broken last line does not count yet, as in `gab.tracking.record.read`.
+
+        Raises:
+            ValueError: another line is broken.
+        """
         with self._record.open("rb") as file:
             file.seek(self._end)
             for line in file:
                 if not line.endswith(b"\n"):  # it is being written
                     break
-                row = parse(line)
+                try:
+                    row = parse(line)
+                except ValueError:
+                    if file.read(1):
+                        raise
+                    break
                 if row["kind"] != "start":
                     self._starts.append(self._end)
                     self._update_best(metrics(row))

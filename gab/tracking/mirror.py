@@ -15,6 +15,7 @@ from typing import Any
 
 from gab.tracking.config import TrackingConfig
 from gab.tracking.forks import keep_apart
+from gab.tracking.media import images
 from gab.tracking.metrics import DashboardRows, metrics
 from gab.tracking.session import Session, resolve_mode
 from gab.tracking.wandb_run import find_id, options, read_sent, store_sent
@@ -135,7 +136,8 @@ class Mirror:
         count, logged = self._record.count(), False
         while self._session.is_open and self._session.next_row < count:
             self._busy_since = time.monotonic()
-            logged |= self._session.log(metrics(self._record[self._session.next_row]))
+            row = self._record[self._session.next_row]
+            logged |= self._session.log({**metrics(row), **images(row, self._folder)})
         if logged:
             self._session.summarise(self._record.best)
             store_sent(self._folder, self._record, self._session.next_row)
@@ -158,6 +160,6 @@ class Mirror:
             lost = f"may lack the last {rows - session.uploaded} of {rows} rows"
             return f"W&B: {session.url} {lost}; send them with `{command}`."
         if self._mode == "online" or not session.folders:
-            return f"W&B has got nothing of this start; send the run with `{command}`."
+            return f"W&B has received nothing of this start; send the run with `{command}`."
         lost = f", but for the last {rows - session.next_row} of {rows} rows" if session.next_row < rows else ""
         return f"W&B: kept in {session.folders[-1].parent}{lost}; send the run with `{command}`."

@@ -1,8 +1,9 @@
 """Everyone who is told what a run does: the record first, then the dashboard and the screen, which mirror it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from gab.errors import STOPPED, Stopped
 from gab.tracking.config import TrackingConfig
 from gab.tracking.mirror import Mirror
 from gab.tracking.progress import Progress
@@ -42,6 +43,7 @@ class Observer:
         wandb_id: str | None,
         active: bool,
     ):
+        self.folder = folder
         self.record = Record(folder / "record.jsonl", active=active)
         self.record.truncate(position)
         self.metric = metric
@@ -72,6 +74,11 @@ class Observer:
         elif kind == "eval":
             others = {name: row.get(name) for name in ("top1", "top5", f"{self.metric}_ema") if name != self.metric}
             self.progress.evaluated(row[self.metric], **others)
+        elif kind == "evaluate" and row["figures"]:
+            drawn = sorted({str(Path(file).parent) for file in row["figures"].values()})
+            self.progress.message(
+                f"{len(row['figures'])} figures in {', '.join(str(self.folder / one) for one in drawn)}"
+            )
 
     def say(self, sentence: str) -> None:
         """A line on the screen."""
@@ -80,6 +87,13 @@ class Observer:
     def state(self) -> dict[str, Any]:
         """What belongs into a checkpoint: bytes of the record, which are on the disk now, and the dashboard's id."""
         return {"record": self.record.sync(), "wandb_id": self.mirror.id}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Close; the dashboard is told how the run ended."""
+        self.close(0 if error is None else STOPPED if isinstance(error, Stopped) else 1)
 
     def close(self, exit_code: int = 0) -> None:
         """End the record and the dashboard; says where the dashboard is."""

@@ -129,7 +129,7 @@ class Progress:
         return " | ".join(parts)
 
     def _time_left(self, now: float) -> str:
-        """From the mean pace since the first update, evaluations and checkpoints included."""
+        """Time left, by the mean pace since the first update, evaluations and checkpoints included."""
         since, first = self._first or (now, self._step)
         if self._step == first:
             return "?"

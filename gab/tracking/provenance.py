@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from gab.training.checkpoint import writing
+
 FILE, DIFF = "provenance.json", "uncommitted.diff"
 SNAPSHOT = "snapshot.json"  # at the top of a copy of the code: what `source` said of the original
 
@@ -23,6 +25,9 @@ def save(folder: Path) -> dict[str, Any]:
 
     Uncommitted changes go to `uncommitted.diff` beside it (`uncommitted_2.diff` for the second start, and so on); the
     entry names the file. Call it in the process that trains, as it asks CUDA for its devices.
+
+    Raises:
+        UserError: the disk does not take them.
     """
     path = folder / FILE
     starts = json.loads(path.read_text()) if path.exists() else []
@@ -40,11 +45,13 @@ def save(folder: Path) -> dict[str, Any]:
     }
     if code["diff"]:
         name = DIFF if not starts else f"{Path(DIFF).stem}_{len(starts) + 1}.diff"
-        (folder / name).write_text(code["diff"])
+        with writing(folder / name):
+            (folder / name).write_text(code["diff"])
         entry["uncommitted"] = name
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps([*starts, entry], indent=2) + "\n")
-    aside.replace(path)
+    with writing(path):
+        aside = path.with_suffix(".part")
+        aside.write_text(json.dumps([*starts, entry], indent=2) + "\n")
+        aside.replace(path)
     return entry
 
 

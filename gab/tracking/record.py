@@ -102,8 +102,8 @@ class Record:
             yield
         except OSError as error:
             raise UserError(
-                f"Cannot write {self.path} ({error.strerror or error}): make room or set permissions and repeat the "
-                "same command, which goes on from the last checkpoint."
+                f"Cannot write {self.path} ({error.strerror or error}): make room or fix its permissions, and repeat "
+                "the same command, which goes on from the last checkpoint."
             ) from error
 
 
@@ -135,8 +135,8 @@ def parse(line: bytes) -> Row:
         ValueError: it holds none.
     """
     row = json.loads(line)
-    if not isinstance(row, dict):
-        raise ValueError("not an object")
+    if not isinstance(row, dict) or "kind" not in row:
+        raise ValueError("not an object with a kind")
     return {name: _loose(value) for name, value in row.items()}
 
 

@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from gab.errors import UserError
 from gab.tracking.config import TrackingConfig
+from gab.tracking.media import images
 from gab.tracking.metrics import DashboardRows, metrics
 from gab.tracking.record import read
 from gab.tracking.session import reason, start, teardown
 from gab.tracking.wandb_run import find_id, new_id, options, store_id, store_sent
 from gab.tracking.wandb_server import ServerRun, ask
 from gab.training.lock import RunLock
+from gab.training.run_folder import read_config
 
 REBUILT = "wandb_rebuilt"  # the folder of the offline run
 UPLOADING = 600  # seconds for sending what is missing
@@ -47,7 +47,7 @@ class _Source:
     """What the folder of a run knows.
 
     Raises:
-        UserError: its record is empty or broken.
+        UserError: its record is empty or broken, or its config cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,7 +59,7 @@ class _Source:
         self.ended = rows[-1]["kind"] == "end"
         self.record = DashboardRows(folder / "record.jsonl")
         self.count = self.record.count()
-        self._config: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))  # type: ignore
+        self._config = read_config(folder / "config.yaml")
         self._labels = {"variant": first["variant"], "seed": first["seed"]}
 
     def options(self, run_id: str) -> dict[str, Any]:
@@ -110,7 +110,8 @@ def _send(source: _Source, run: Any) -> str:
 def _log(source: _Source, run: Any) -> None:
     """Logs what a run lacks, with the summary and the figures, and ends it."""
     for number in range(run.starting_step, source.count):
-        run.log(metrics(source.record[number]), step=number, commit=True)
+        row = source.record[number]
+        run.log({**metrics(row), **images(row, source.folder)}, step=number, commit=True)
     run.summary.update(source.record.best)
     for figure in sorted((source.folder / "figures").glob("*.png")):
         run.save(str(figure), base_path=str(source.folder), policy="now")
@@ -135,7 +136,7 @@ def _write_offline(source: _Source, run_id: str) -> str:
 
 def mismatch(server: ServerRun, record: DashboardRows, *, ended: bool) -> str | None:
     """Why the server's run cannot be completed by adding rows to it, and what helps; None if it can be."""
-    rebuild = "W&B can only add rows at the end, so build the run anew with --new"
+    rebuild = "W&B can only add rows at the end, so rebuild the run with --new"
     count = record.count()
     if server.lines != server.rows:
         return f"has {server.lines} rows up to step {server.rows - 1}, so some are missing or there twice: {rebuild}"
@@ -163,6 +164,6 @@ def _no_answer_is_a_sentence(folder: Path) -> Iterator[None]:
     except Exception as error:
         teardown()  # of a run that is still open, which the next folder's `start` would return
         raise UserError(
-            f"{folder}: W&B did not take the run ({reason(error)}): look after the network and the key (`wandb login`) "
+            f"{folder}: W&B did not take the run ({reason(error)}): check your key (`wandb login`) and your network "
             "and repeat the command, or write it with --mode offline"
         ) from error

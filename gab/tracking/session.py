@@ -85,7 +85,7 @@ class Session:
                 what, self._mode = f"W&B {self._mode} did not start", "offline"
                 self._recover(error, what)
 
-    def log(self, metrics: dict[str, float]) -> bool:
+    def log(self, metrics: dict[str, Any]) -> bool:
         """Logs row `next_row`; whether W&B took it. If not, the run may be open again and lack another row."""
         try:
             self._run.log(metrics, step=self.next_row, commit=True)  # without: a row would wait for the next one
@@ -149,7 +149,7 @@ class Session:
         self.wake()
 
     def wake(self) -> None:
-        """Like `abandon`, but the session may open its run again."""
+        """Does what `abandon` does, but the session may open its run again."""
         for process in core_processes():
             with contextlib.suppress(ProcessLookupError):  # it has ended by itself meanwhile
                 os.kill(process, signal.SIGKILL)

@@ -37,7 +37,7 @@ def find_id(folder: Path, known: str | None = None) -> str:
 
 
 def store_id(folder: Path, run_id: str) -> None:
-    """From now on this is the run's W&B id."""
+    """Keep the run's W&B id in its folder."""
     _replace(folder / ID_FILE, run_id + "\n")
 
 
@@ -47,7 +47,7 @@ def new_id() -> str:
 
 
 def read_sent(folder: Path) -> Sent:
-    """What W&B was given before."""
+    """Read what W&B was given before."""
     try:
         return Sent(**json.loads((folder / SENT_FILE).read_text()))
     except (OSError, ValueError, TypeError):
@@ -58,6 +58,11 @@ def store_sent(folder: Path, record: DashboardRows, rows: int) -> None:
     """W&B was given the first `rows` rows of the record."""
     with contextlib.suppress(OSError):  # at worst a run that is resumed offline shows a few points twice
         _replace(folder / SENT_FILE, json.dumps({"rows": rows, "step": record[rows - 1].get("step")}))
+
+
+def project(tracking: TrackingConfig) -> str:
+    """The name of W&B's project that a run goes to."""
+    return tracking.project or os.environ.get("WANDB_PROJECT") or "gab"
 
 
 def options(
@@ -74,7 +79,7 @@ def options(
     return {
         "id": run_id,
         "dir": os.environ.get("WANDB_DIR") or str(folder),
-        "project": tracking.project or os.environ.get("WANDB_PROJECT") or "gab",
+        "project": project(tracking),
         "entity": tracking.entity,
         "group": tracking.group,
         "name": tracking.name or os.environ.get("WANDB_NAME") or name,

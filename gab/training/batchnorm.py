@@ -37,29 +37,40 @@ def describe(model: nn.Module, processes: Processes, images: int) -> str | None:
 
 
 def average(state: TrainState, processes: Processes) -> None:
-    """Give all processes the mean of their statistics, in the weights' model and in their average's."""
-    if processes.count > 1:
+    """Give all processes the mean of their statistics, in the weights' model and in their average's.
+
+    Once a step: the mean of equal numbers may differ from them by rounding, and a run that was stopped in an evaluation
+    comes here again.
+    """
+    if processes.count > 1 and state.averaged < state.step:
         for model in _models(state):
             distribute_bn(model, processes.count, reduce=True)
+    state.averaged = state.step
 
 
 def gather(state: TrainState, processes: Processes) -> list[list[dict[str, Tensor]]]:
-    """The statistics of every process, for a checkpoint in mid-epoch; none of a single one, whose model holds them."""
-    own = [{name: buffer.cpu() for name, buffer in _running(model).items()} for model in _models(state)]
-    return processes.gather_objects(own) if processes.count > 1 else []
+    """The statistics of every process, for a checkpoint; none where all have those of the model that it holds."""
+    if processes.count == 1 or state.averaged == state.step:
+        return []
+    return processes.gather_objects(
+        [{name: buffer.cpu() for name, buffer in running(model).items()} for model in _models(state)]
+    )
 
 
 def restore(state: TrainState, processes: Processes, stored: list[list[dict[str, Tensor]]]) -> None:
     """Take up this process's own; those of the first stay where the run had another number of processes."""
-    if len(stored) == processes.count:
-        for model, values in zip(_models(state), stored[processes.rank], strict=True):
-            for name, buffer in _running(model).items():
-                buffer.copy_(values[name])
+    if len(stored) != processes.count:
+        state.averaged = state.step
+        return
+    for model, values in zip(_models(state), stored[processes.rank], strict=True):
+        for name, buffer in running(model).items():
+            buffer.copy_(values[name])
+
+
+def running(model: nn.Module) -> dict[str, Any]:
+    """The statistics themselves, by name."""
+    return {name: b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))}
 
 
 def _models(state: TrainState) -> list[nn.Module]:
     return [state.model, state.ema.module] if state.ema else [state.model]
-
-
-def _running(model: nn.Module) -> dict[str, Any]:
-    return {name: b for name, b in model.named_buffers() if name.endswith(("running_mean", "running_var"))}

@@ -35,9 +35,12 @@ def write(path: Path, content: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
+GO_ON = "repeat the same command, which goes on from the last checkpoint, or set run.dir to another place"
+
+
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what a disk refuses into a sentence about the file `path` of a run.
+def writing(path: Path, then: str = GO_ON) -> Iterator[None]:
+    """Turn what a disk refuses into a sentence about the file `path`; `then` is what to do when there is room.
 
     Raises:
         UserError: the disk does not take it; what was there before is still there.
@@ -46,10 +49,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or _first_line(error)
-        raise UserError(
-            f"cannot write {path} ({reason}): make room and repeat the same command, which goes on from the last "
-            "checkpoint, or set run.dir to another place"
-        ) from error
+        raise UserError(f"cannot write {path} ({reason}): make room and {then}") from error
 
 
 def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -68,7 +68,7 @@ def load(path: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
             raise ValueError(f"its part {damaged} is damaged")
         content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:  # torch's text advises to load it all the same
-        raise UserError(f"{path} is not a checkpoint of ours: it wants to run code when it is loaded") from error
+        raise UserError(f"{path} is not a checkpoint of this project: it would run code when loaded") from error
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(
             f"{path} is not a checkpoint that can be read safely ({_first_line(error)}), another one is needed"

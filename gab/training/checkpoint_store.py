@@ -22,6 +22,11 @@ def most_files(keep: int) -> int:
     return 3 + keep
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether the folder of a run holds a checkpoint to go on from."""
+    return bool(_newest_first(run / "checkpoints"))
+
+
 class CheckpointStore:
     """The folder `checkpoints/` of a run; for its first process.
 
@@ -49,7 +54,7 @@ class CheckpointStore:
         """
         for unfinished in self.folder.glob(".*.part"):  # of a process that was killed while it wrote
             unfinished.unlink(missing_ok=True)
-        files = [path for path in (self.last, *reversed(self._older()), self.folder / "best.pt") if path.is_file()]
+        files = _newest_first(self.folder)
         for number, path in enumerate(files, start=1):
             try:
                 content = checkpoint.load(path)
@@ -127,11 +132,17 @@ class CheckpointStore:
             self.last.replace(self.folder / f"step_{self._last_step:08d}.pt")
         aside.replace(self.last)
         self._last_step = step
-        for path in self._older()[: -self.keep or None]:
+        for path in _older(self.folder)[: -self.keep or None]:
             path.unlink(missing_ok=True)
 
-    def _older(self) -> list[Path]:
-        return sorted(self.folder.glob("step_*.pt"), key=lambda path: (len(path.name), path.name))
+
+def _newest_first(folder: Path) -> list[Path]:
+    """What a start may go on from; a file of another name, such as a copy, is nobody's."""
+    return [path for path in (folder / "last.pt", *reversed(_older(folder)), folder / "best.pt") if path.is_file()]
+
+
+def _older(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step_*.pt"), key=lambda path: (len(path.name), path.name))
 
 
 def _copied(value: Any) -> Any:

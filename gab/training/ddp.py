@@ -23,7 +23,10 @@ def distributed(
     with warnings.catch_warnings():  # torch 2.15 has a new name for broadcast_buffers, 2.11 only this one
         warnings.simplefilter("ignore", FutureWarning)
         network = DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,  # no second copy of all gradients
         )
     keys.set(0, 0, torch.arange(count))
     before = [buffer.clone() for buffer in model.buffers()]

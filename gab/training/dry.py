@@ -7,15 +7,16 @@ from torch import nn
 from gab.training.checkpoint import expected_bytes
 from gab.training.checkpoint_store import most_files
 from gab.training.flops import macs
+from gab.training.interfaces import Settings
 from gab.training.parameter_groups import parameter_groups
 from gab.training.schedule import effective_lr
 
 
-def report(config: Any, model: nn.Module, *, variant: str, train_images: int, processes: int) -> str:
+def report(config: Settings, model: nn.Module, *, variant: str, train_images: int, processes: int) -> str:
     """A table of sizes, steps, rates, disk and hours.
 
     Args:
-        config: `conf.schema.Config`, filled.
+        config: the run's config, filled, without `auto`.
         model: initialised.
         train_images: images of an epoch, before the tail that fills no batch is left out.
     """
@@ -36,21 +37,35 @@ def report(config: Any, model: nn.Module, *, variant: str, train_images: int, pr
         **_sizes(config.train.sizes),
         "optimiser": config.optim.name,
         "learning rate": _learning_rate(config, batch),
+        **_short_warmup(config),
         **{f"group {group['name']}": _group(group) for group in parameter_groups(model, config.optim)},
-        "disk": f"{size / 1e9:.2f} GB a checkpoint, {files * size / 1e9:.2f} GB at most for {files} of them",
+        "disk": f"{size / 1e9:.2f} GB a checkpoint, {files * size / 1e9:.2f} GB at most for {files} of them: "
+        f"last, best, {config.checkpoint.keep} older, 1 being written",
         "time": f"{steps * batch * epochs / rate / 3600:.1f} h at {rate:,.0f} images/s (run.images_per_second)",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
-def _learning_rate(config: Any, batch: int) -> str:
+def _learning_rate(config: Settings, batch: int) -> str:
     optim, peak = config.optim, effective_lr(config.optim, batch)
-    scaled = f" = {optim.lr:g} x {batch} / {optim.lr_batch}" if optim.lr_batch else " (absolute)"
+    scaled = f" = {optim.lr:g} x {batch} / {optim.lr_batch}" if optim.lr_batch else " (not scaled with the batch)"
     return (
         f"{peak:g}{scaled}, warm-up {optim.warmup_epochs:g} epochs from {optim.warmup_lr:g}, cosine to "
         f"{optim.min_lr:g} from {optim.lr_per} to {optim.lr_per}"
     )
+
+
+def _short_warmup(config: Settings) -> dict[str, str]:
+    """A row where the run is too short for its warm-up (`gab.training.schedule`)."""
+    optim, epochs = config.optim, config.train.epochs
+    if optim.warmup_epochs and optim.lr_per == "epoch" and epochs == 1:
+        text = f"the rate never leaves it: {optim.warmup_lr:g} throughout, since it changes from epoch to epoch"
+    elif optim.warmup_epochs > epochs / 2:
+        text = "cut to half of the run"
+    else:
+        return {}
+    return {"warm-up": f"{text} (optim.warmup_epochs={optim.warmup_epochs:g}, train.epochs={epochs})"}
 
 
 def _sizes(sizes: dict[int, int]) -> dict[str, str]:

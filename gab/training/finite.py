@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from gab.training import batchnorm
 from gab.training.meter import Meter
 from gab.training.state import TrainState
 
@@ -21,7 +22,10 @@ def trouble(state: TrainState, meter: Meter, allowed: int) -> str | None:
     step = None if allowed else meter.first_non_finite()
     if step:
         return f"the loss of step {step:,} is not finite"
-    sums = torch.stack([p.detach().float().sum() for p in state.model.parameters()])
-    if not math.isfinite(sums.sum().item()):
-        return f"the weights after step {state.step:,} are not finite"
+    for what, tensors in (
+        ("weights", list(state.model.parameters())),
+        ("statistics of BatchNorm", list(batchnorm.running(state.model).values())),
+    ):
+        if tensors and not math.isfinite(torch.stack([one.detach().float().sum() for one in tensors]).sum().item()):
+            return f"the {what} after step {state.step:,} are not finite"
     return None

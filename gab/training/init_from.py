@@ -26,6 +26,7 @@ from gab.models.weights import published, read
 from gab.training import checkpoint
 from gab.training.digest import content_digest
 from gab.training.sizes import resize, trained_at
+from gab.training.state import WEIGHTS
 
 PARTS = {  # of a network, by what is in the names of their tensors; the head's are asked of the network
     "rel_pos": r"\.rel_pos\.|\.relative_position_bias_table$|\.cpb_mlp\.",
@@ -63,7 +64,7 @@ class Start:
 def start_from(
     init: InitConfig, model: ModelConfig, *, image_size: int, classes: list[str], seed: int
 ) -> tuple[nn.Module, Start]:
-    """The run's network with the weights of `init.source`, and an account of what was loaded, moved and started anew.
+    """The run's network with the weights of `init.source`, and an account of what was loaded, moved and begun anew.
 
     Raises:
         UserError: there is no such source, or its weights are of another network: all that does not fit is named.
@@ -83,6 +84,11 @@ def start_from(
     return network, Start(digest, _account(init, digest, fit, way))
 
 
+def source_digest(init: InitConfig, model: ModelConfig) -> str:
+    """What identifies the weights of `init.source`; raises UserError where there are none."""
+    return content_digest(read_source(init, model).weights)
+
+
 def _windowed(model: ModelConfig, weights: Weights) -> ModelConfig:
     """`model` with the windows that the tables of a Swin transformer are made for."""
     table = weights.get("layers.0.blocks.0.attn.relative_position_bias_table")  # (2 side - 1)² rows
@@ -92,7 +98,7 @@ def _windowed(model: ModelConfig, weights: Weights) -> ModelConfig:
 
 
 def _move(network: nn.Module, model: ModelConfig, old: int, new: int) -> bool:
-    """To images of `new` pixels, and to the windows of `model`; whether the images' size changes anything."""
+    """Move to images of `new` pixels and the windows of `model`; returns whether the images' size changes anything."""
     if isinstance(model, SwinConfig | SwinV2Config):
         network.set_input_size(new, window_size=model.window_size)  # type: ignore[operator]
         return old != new
@@ -110,23 +116,31 @@ def read_source(init: InitConfig, model: ModelConfig) -> Source:
         content = {"format": None} if path.is_dir() else read(path)  # of a run's folder, its checkpoint is named
         if isinstance(content, Mapping) and "format" in content:
             return _checkpoint(path, init.weights)
+        _only_raw(init)
         return _official(content, model)
+    _only_raw(init)
     network = published(init.source)
     cfg: dict[str, Any] = network.pretrained_cfg  # type: ignore[assignment]
     return Source(dict(network.state_dict()), cfg["input_size"][-1] if cfg["input_size"] else None)
 
 
+def _only_raw(init: InitConfig) -> None:
+    """Of what others publish, nobody but they can say what it is."""
+    if init.weights != "raw":
+        raise UserError(f"init.weights={init.weights} is for checkpoints of this project: set init.weights=raw")
+
+
 def _checkpoint(path: Path, kind: str) -> Source:
-    """One of this project's."""
+    """The weights of a checkpoint of this project."""
     content = checkpoint.load(path)
-    weights = content["model" if kind == "raw" else "ema"]
+    weights = content[WEIGHTS[kind]]
     if weights is None:
         raise UserError(f"{path} holds no averaged weights: set init.weights=raw")
     return Source(weights, trained_at(content), content["classes"])
 
 
 def _official(content: Any, model: ModelConfig) -> Source:
-    """As authors publish them; what their own network was, the weights show."""
+    """Weights as authors publish them; what their own network was, the weights show."""
     if isinstance(model, TimmConfig):
         found = convert(content, model.name, **model.kwargs)
         return Source(found.weights, found.options.get("img_size"))

@@ -115,8 +115,8 @@ class RunLock:
                 time.sleep(random.uniform(0, 0.1))  # so that two that have met do not meet again
         except OSError as error:
             raise UserError(
-                f"cannot write {self._path} ({error.strerror or error}): make room or allow it, or set run.dir to "
-                "another place"
+                f"cannot write {self._path} ({error.strerror or error}): make room or fix its permissions, or set "
+                "run.dir to another place"
             ) from error
         self._thread.start()
         return self
@@ -202,7 +202,7 @@ class RunLock:
     # -- holding it ---------------------------------------------------------------------------------------------------
 
     def _content(self) -> bytes:
-        """Of equal length at every beat, so that it is written over in place, which a full disk allows too."""
+        """The lock's content, of equal length at every beat: overwritten in place, which works on a full disk too."""
         return json.dumps({**asdict(self.owner), "beat": f"{next(self._beats):012d}"}).encode()
 
     def _keep_beating(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from gab.errors import UserError
 
@@ -22,6 +23,9 @@ _NEUTRAL = (
     "data.write_if_missing",
     "model.grad_checkpointing",
 )
+
+# Weights: in the name of a run by where they are, from `run.dir` on; of a run, told apart by their fingerprints.
+_WEIGHTS = ("init.source", "distillation.weights")
 
 
 def essential(config: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +42,16 @@ def essential(config: dict[str, Any]) -> dict[str, Any]:
             flat[path] = node
 
     walk(config, "")
-    return flat
+    return flat | {key: place(config, key) for key in _WEIGHTS if flat.get(key)}
+
+
+def place(config: dict[str, Any], key: str) -> str | None:
+    """Where the weights of `key` (`init.source`) are, seen from `run.dir` if they are in there; None without any."""
+    section, _, name = key.partition(".")
+    given, folder = config.get(section, {}).get(name), config.get("run", {}).get("dir")
+    if given and folder and Path(given).is_relative_to(folder):
+        return str(Path(given).relative_to(folder))
+    return given
 
 
 def fingerprint(config: dict[str, Any]) -> str:
@@ -54,8 +67,11 @@ def run_name(config: dict[str, Any], variant: str) -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`key: old -> new` for everything that may change results and differs."""
+    """`key: old -> new` for everything that may change results and differs; of weights, whether there are any."""
     before, after = essential(old), essential(new)
+    for key in _WEIGHTS:
+        if before.get(key) and after.get(key):
+            before[key] = after[key]
     keys = sorted(before.keys() | after.keys())
     return [f"{k}: {before.get(k, 'unset')} -> {after.get(k, 'unset')}" for k in keys if before.get(k) != after.get(k)]
 
@@ -64,10 +80,10 @@ def check_folder(folder: Path, config: dict[str, Any]) -> None:
     """Accept a folder that is not there yet, or that the same config began.
 
     Raises:
-        UserError: another config began it.
+        UserError: another config began it, or its config cannot be read.
     """
     stored = folder / "config.yaml"
-    changes = differences(_load(stored), config) if stored.is_file() else []
+    changes = differences(read_config(stored), config) if stored.is_file() else []
     if changes:
         raise UserError(
             f"{folder} holds a run with another config ({'; '.join(changes)}): "
@@ -80,7 +96,7 @@ def refuse_another(
 ) -> None:
     """Refuse the checkpoint `path` where it belongs to another config, other images or other weights.
 
-    What it has no fingerprint of is taken for the same: older versions kept none of the test images.
+    Test images that were added to the data set after it was written have no fingerprint in it, and are accepted.
 
     Args:
         content: of the checkpoint.
@@ -94,9 +110,9 @@ def refuse_another(
         raise UserError(f"{path} is of a run with another config ({'; '.join(changes)}): take another run.name")
     for what, before, now in (
         ("images", content["data"], data),
-        ("weights that it began with or is taught by", content.get("origins", {}), origins),
+        ("weights that it began with or is taught by", content["origins"], origins),
     ):
-        changes = [f"{key}: {before[key]} -> {now[key]}" for key in now if now[key] != before.get(key, now[key])]
+        changes = [f"{key}: {before[key]} -> {now[key]}" for key in now if key in before and now[key] != before[key]]
         if changes:
             raise UserError(
                 f"the {what} are not those that {path} was trained on (fingerprints {'; '.join(changes)}): put the old "
@@ -104,8 +120,19 @@ def refuse_another(
             )
 
 
-def _load(path: Path) -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[return-value]
+def read_config(path: Path) -> dict[str, Any]:
+    """The config that a run has stored at `path`.
+
+    Raises:
+        UserError: the file cannot be read, or holds none.
+    """
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}): restore it") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is not the config of a run: restore it")
+    return config  # type: ignore[return-value]
 
 
 def make_folder(folder: Path, config: dict[str, Any], needed: int = 0) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gab.errors import UserError
 from gab.tracking import provenance
+from gab.training.checkpoint_store import has_checkpoint
 
 FOLDER = "code"
 LARGEST = 2**20  # bytes of a file; larger ones are no code
@@ -23,13 +24,13 @@ def take(root: Path, run: Path) -> str:
     """Copies the code and configs in `root` to `run`/code, and says in a line what it did.
 
     A run that has a checkpoint keeps the code that it has. Without git, files of code and config are taken, else what
-    git tracks, as it is now, and untracked Python and YAML files; and conf/local, which git ignores.
+    git tracks, as it is now, and untracked Python and YAML files; and, which git ignores, conf/local and compiled code.
 
     Raises:
         UserError: it cannot be written.
     """
     code = run / FOLDER
-    if code.is_dir() and begun(run):
+    if code.is_dir() and has_checkpoint(run):  # what came before one is not worth keeping the code for
         return f"{run} goes on with the code that it began with; to take the code as it is now, delete {code}"
     aside = run / f".{FOLDER}.part"
     try:
@@ -45,11 +46,6 @@ def take(root: Path, run: Path) -> str:
         ) from error
     left_out = f", without {', '.join(large)}, as code is smaller than {LARGEST // 2**20} MB" if large else ""
     return f"{code} holds the code and configs as they are now{left_out}"
-
-
-def begun(run: Path) -> bool:
-    """Whether the run has a checkpoint: what came before it is not worth keeping the code for."""
-    return any(run.glob("checkpoints/*.pt"))
 
 
 def _copy(root: Path, target: Path, leave_out: Path) -> list[str]:
@@ -70,7 +66,8 @@ def _copy(root: Path, target: Path, leave_out: Path) -> list[str]:
 
 
 def _names(root: Path) -> Iterator[str]:
-    yield from (str(path.relative_to(root)) for path in root.glob("conf/local/**/*.yaml"))
+    for ignored in ("conf/local/**/*.yaml", "data/__pycache__/*.nb?"):  # the latter is what numba has compiled
+        yield from (str(path.relative_to(root)) for path in root.glob(ignored))
     if not provenance.tracked(root / "train.py"):
         yield from _walk(root)
         return

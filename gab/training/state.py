@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from gab.errors import UserError
+from gab.training.average import Average
+
+WEIGHTS = {"raw": "model", "ema": "ema"}  # kinds of weights, and where `TrainState.state_dict` has them
 
 
 @dataclass
@@ -16,17 +18,19 @@ class TrainState:
 
     `step` counts optimiser steps, and with them the updates of the average; `epochs` counts whole epochs, whose
     evaluation is done too. `skipped` () counts, on the device, the steps that changed nothing since their gradient was
-    not finite. `image_size` is that of the images that the model is made for now, in pixels.
+    not finite. `image_size` is that of the images that the model is made for now, in pixels. `averaged` is the last
+    step after which all processes had the same statistics of BatchNorm; `batchnorm` keeps it in checkpoints.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    ema: ModelEmaV3 | None
+    ema: Average | None
     skipped: torch.Tensor
     image_size: int = 0
     step: int = 0
     epochs: int = 0
     best_score: float = -1.0
+    averaged: int = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Plain tensors, numbers and containers."""

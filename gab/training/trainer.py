@@ -1,53 +1,50 @@
-"""The training loop: epochs of steps, rows for the record, evaluations, checkpoints."""
+"""The training loop: epochs of steps, rows for the record, checkpoints; `Evaluation` looks at what was learned."""
 
-import copy
 import gc
 import itertools
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
-from gab.augment import Augment, normalize
+from gab.augment import normalize
 from gab.distributed import signals
 from gab.distributed.processes import Processes
 from gab.errors import Stopped, UserError
-from gab.evaluators import Conditions, Look, Results, in_training, look, score
+from gab.evaluators import Look
 from gab.models.gaussian import gaussian_values
-from gab.models.stochastic import attach_keys
-from gab.training import batchnorm, checkpoint
+from gab.training import batchnorm
 from gab.training.agreement import Agreement
+from gab.training.assembly import begin, computed, make_step
 from gab.training.checkpoint_store import CheckpointStore
 from gab.training.ddp import distributed
 from gab.training.digest import weights_digest
 from gab.training.distillation import Teacher
+from gab.training.evaluation import Evaluation
 from gab.training.finite import trouble
 from gab.training.flops import macs, mfu, peak_flops
-from gab.training.interfaces import EvalBatches, Observer, TrainBatches
+from gab.training.interfaces import EvalBatches, Observer, Settings, TrainBatches
 from gab.training.meter import Meter
-from gab.training.objective import Objective
-from gab.training.optimizer import make_optimizer
 from gab.training.prefetch import Prefetcher
 from gab.training.schedule import learning_rate
-from gab.training.sizes import move, resize, size_at
-from gab.training.state import TrainState
-from gab.training.step import TrainStep
+from gab.training.sizes import move, size_at
+from gab.training.step import Part
 
 
 class Trainer:
     """Trains one model on one set of batches.
 
     Args:
-        config: `conf.schema.Config`, filled.
+        config: the run's config, filled, without `auto`.
         container: the same as plain dicts, for the checkpoint.
         model: initialised, on the CPU, for images of the size of the first epoch.
         train, evaluation: batches of this process; for training with images of that size.
         store: takes the checkpoints; None in all processes but the first.
-        data: fingerprint of the data set, for the checkpoints.
+        data_fingerprint: of the data set, by split, for the checkpoints.
         reopen: gives the training batches with images of another size, where `train.sizes` wants them.
         teacher: whose predictions the distillation head learns.
         origins: fingerprints of the weights that the run began with or is taught by, for the checkpoints.
@@ -56,7 +53,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: Any,
+        config: Settings,
         container: dict[str, Any],
         *,
         model: nn.Module,
@@ -65,63 +62,38 @@ class Trainer:
         processes: Processes,
         folder: Path,
         store: CheckpointStore | None,
-        data: dict[str, str],
+        data_fingerprint: dict[str, str],
         reopen: Callable[[int], TrainBatches] | None = None,
         teacher: Teacher | None = None,
         origins: dict[str, str] | None = None,
         looks: dict[str, Look] | None = None,
     ):
         self.config, self.container, self.processes, self.folder = config, container, processes, folder
-        self.train_batches, self.evaluation, self.store, self.data = train, evaluation, store, data
-        self.reopen, self.origins = reopen, origins or {}
-        self.looks = looks or {}
+        self.train_batches, self.reopen, self.store = train, reopen, store
+        self.data_fingerprint, self.origins = data_fingerprint, origins or {}
         self.steps_per_epoch = min(train.steps_per_epoch, config.train.max_steps or train.steps_per_epoch)
         image_size = size_at(config.train.sizes, 0, config.data.image_size)
         self.macs = macs(model, image_size)
         self.peak = peak_flops(processes.device)
         self.bf16 = config.train.precision == "bf16"
         self.seconds = 0.0  # of training, this process; GPU-hours count all processes
-        self.scores: dict[str, float] = {}  # of the last evaluation
         self.meter, self.agreement = Meter(processes), Agreement(processes)
         self.digest = 0  # of the images of the epoch so far, this process's
         self.warm = False  # whether this start has done a step
         self.saved = (0, 0)  # steps and epochs that the newest checkpoint holds
 
         self.initial_weights = weights_digest(model)
-        if config.train.sync_batchnorm:
-            model = batchnorm.synchronised(model, processes)
-        model.to(processes.device)
-        ema = ModelEmaV3(model, decay=config.train.ema_decay) if config.train.ema_decay else None
-        keys = attach_keys(model, config.seed, processes.device)
-        skipped = torch.zeros((), dtype=torch.int64, device=processes.device)
-        self.state = TrainState(model, make_optimizer(model, config.optim), ema, skipped, image_size)
-        if teacher is not None:
-            model.set_distilled_training(True)  # type: ignore[operator]
-        if config.run.compile == "true":  # in place and before DDP, so that names stay and both take effect
-            model.compile()
-            if ema:
-                ema.module.compile()
-        self.augment = Augment(
-            config.augment,
-            seed=config.seed,
-            mean=config.data.mean,
-            std=config.data.std,
-            device=processes.device,
-            cut=config.data.image_size if config.data.crop.size else None,
-            compile=config.run.compile == "true" and processes.device.type == "cuda",
-        )
-        self.step = TrainStep(
+        self.state = begin(config, model, processes, image_size)
+        self.step = make_step(config, self.state, processes, teacher)
+        self.evaluation = Evaluation(
+            config,
             self.state,
-            model,
-            self.augment,
-            Objective(config.train.loss, config.augment.label_smoothing, teacher),
-            keys,
-            processes,
-            seed=config.seed,
-            bf16=self.bf16,
-            micro_batch=config.run.micro_batch,
-            clip_grad=config.optim.clip_grad,
-            skip_non_finite=config.train.skip_non_finite > 0,
+            evaluation,
+            looks or {},
+            processes=processes,
+            folder=folder,
+            prepare=partial(normalize, mean=self.step.augment.mean, std=self.step.augment.std),
+            between=self._turn,
         )
         self._distribute()
 
@@ -177,12 +149,18 @@ class Trainer:
         self.agreement.settle()
         self._wait_for_checkpoint()
 
+    def test(self, batches: EvalBatches) -> None:
+        """Score the test images, once; to be called after `fit`."""
+        self.evaluation.test(batches, self.observer)
+        self.agreement.settle()
+
     def finish(self) -> dict[str, float]:
         """Write the last row; returns the final scores."""
+        scores = self.evaluation.scores
         hours = self.seconds * self.processes.count / 3600
         key = "gpu_hours" if self.processes.device.type == "cuda" else "process_hours"
-        self.observer.write("end", epoch=self.config.train.epochs, step=self.state.step, **{key: hours}, **self.scores)
-        return self.scores
+        self.observer.write("end", epoch=self.config.train.epochs, step=self.state.step, **{key: hours}, **scores)
+        return scores
 
     def train_epoch(self, epoch: int) -> None:
         """Train the rest of an epoch, from the state's step on; none where only its evaluation is left."""
@@ -191,11 +169,16 @@ class Trainer:
             return
         self._move_to(size_at(self.config.train.sizes, epoch, self.config.data.image_size))
         optim, train, heart = self.config.optim, self.config.train, self.processes.heartbeat
-        batches = Prefetcher(self._batches(epoch, remaining), self.processes.device)
+        first = self.state.step
+
+        def draw(batch: Any, number: int) -> list[Part]:
+            return self.step.draw(batch, epoch=epoch, step=first + number)
+
+        batches = Prefetcher(self._batches(epoch, remaining), self.processes.device, draw)
         self.state.model.train()
         self.meter.start()
         heart.at("loading", self.state.step)
-        for batch in batches:
+        for batch, parts in batches:
             heart.at("training" if self.warm else "compiling", self.state.step)
             lr = learning_rate(
                 self.state.step,
@@ -205,8 +188,8 @@ class Trainer:
                 epochs=train.epochs,
             )
             if self.config.run.compile == "true" and not self.warm:
-                self.augment.warm_up(self.config.run.micro_batch or len(batch.labels), batch.images.shape[-1])
-            loss = self.step(batch, epoch=epoch, lr=lr)
+                self.step.augment.warm_up(self.config.run.micro_batch or len(batch.labels), batch.images.shape[-1])
+            loss = self.step(batch, parts, lr=lr)
             self.meter.add(loss, train.batch_size, self.state.step)
             self.meter.waited, batches.waited = self.meter.waited + batches.waited, 0.0
             self.digest += batch.digest
@@ -234,12 +217,12 @@ class Trainer:
             Stopped: a signal asked for it; the state is saved.
         """
         minutes = self.config.checkpoint.every_minutes
-        due = self.processes.first and bool(minutes) and time.monotonic() - self.saved_at >= 60 * minutes
+        due = bool(self.processes.first and minutes and time.monotonic() - self.saved_at >= 60 * minutes)
         if due:
             self.saved_at = time.monotonic()  # wished for once: where there are others, the answer comes a call later
         signal, save = self.agreement(signals.asked(), due)
-        if (signal or save) and self.saved != (self.state.step, self.state.epochs):
-            self.save()
+        if signal or save:
+            self._save_if_new()
         if signal:
             self._wait_for_checkpoint()
             self.processes.barrier()  # nobody says that it is saved before it is
@@ -254,104 +237,16 @@ class Trainer:
 
     def end_epoch(self) -> None:
         """What follows the last step of an epoch: an evaluation and a checkpoint, as often as the config wants them."""
-        config, state = self.config, self.state
-        batchnorm.average(state, self.processes)
+        batchnorm.average(self.state, self.processes)
         self._refuse_non_finite()
-        number = state.epochs + 1
-        final = number == config.train.epochs
-        results = self.look(number)
-        better = (final or number % config.train.eval_every == 0) and self.evaluate(final=final)
-        if results:
-            self.observer.write("evaluate", epoch=number, step=state.step, **in_training.fields(results))
-        if final and self.processes.first:
-            self.enter_scores(number, results)
-        state.epochs = number
-        last = final or number % config.checkpoint.every_epochs == 0
+        number = self.state.epochs + 1
+        if self.evaluation.due(number):
+            self._save_if_new()  # evaluators may take long, or come upon a damaged file
+        better = self.evaluation.after_epoch(number, self.observer)
+        self.state.epochs = number
+        last = number == self.config.train.epochs or number % self.config.checkpoint.every_epochs == 0
         if last or better:
             self.save(last=last, best=better)
-
-    def evaluate(self, *, final: bool) -> bool:
-        """Evaluate raw and averaged weights; the final time in float32, with predictions kept.
-
-        Returns:
-            Whether the raw weights have never been better.
-        """
-        conditions = self.conditions(final=final)
-        predictions = {
-            weights: conditions.predict(model, self.evaluation, "validation")
-            for weights, model in self.networks().items()
-        }
-        self.scores = in_training.own_fields({weights: score(one) for weights, one in predictions.items()})
-        if final and self.processes.first:
-            path = self.folder / "predictions.npz"
-            with checkpoint.writing(path):
-                predictions["raw"].save(path, self.evaluation.names)
-        judged = self.scores[self.config.data.metric]
-        better = judged > self.state.best_score
-        self.state.best_score = max(judged, self.state.best_score)
-        self.observer.write(
-            "eval",
-            epoch=self.state.epochs + 1,
-            step=self.state.step,
-            samples=self.state.step * self.config.train.batch_size,
-            images=len(predictions["raw"].image),
-            precision="bf16" if conditions.bf16 else "fp32",
-            **self.scores,
-            **gaussian_values(self.state.model),
-        )
-        return better
-
-    def look(self, epoch: int) -> Results:
-        """What the evaluators find that are due after epoch number `epoch`.
-
-        Nothing is in the record before all is done: after a signal, the epoch's evaluations are done again.
-        """
-        final = epoch == self.config.train.epochs
-        due = {name: one for name, one in self.looks.items() if one.due(epoch, self.config.train.epochs)}
-        if not due:
-            return {}
-        if self.saved != (self.state.step, self.state.epochs):
-            self.save()  # it may take long, or come upon a damaged file
-        folder = self.folder / "eval" / f"epoch_{epoch:04d}"
-        with checkpoint.writing(folder):
-            return look(due, self.networks(), self.conditions(final=final, folder=folder))
-
-    def networks(self) -> dict[str, nn.Module]:
-        """Raw and averaged weights; copies where training goes on at another size than that of the evaluation."""
-        found = {"raw": self.state.model, **({"ema": self.state.ema.module} if self.state.ema else {})}
-        if self.state.image_size != self.config.data.image_size:
-            found = copy.deepcopy(found)
-            for model in found.values():
-                resize(model, self.state.image_size, self.config.data.image_size)
-        return found
-
-    def conditions(self, *, final: bool, folder: Path | None = None) -> Conditions:
-        """How networks are evaluated: the final time in float32; signals are answered between two batches."""
-
-        def prepare(images: Tensor) -> Tensor:
-            return normalize(images, self.augment.mean, self.augment.std)
-
-        def between() -> None:
-            self.processes.heartbeat.at("evaluating", self.state.step)
-            self._turn()
-
-        self.processes.heartbeat.at("evaluating", self.state.step)
-        return Conditions(prepare, self.processes, bf16=self.bf16 and not final, folder=folder, between=between)
-
-    def enter_scores(self, epoch: int, results: Results) -> None:
-        """Enter the final scores into the run's table."""
-        path = self.folder / "eval" / "scores.csv"
-        with checkpoint.writing(path):
-            in_training.enter(
-                path,
-                self.config.data,
-                self.scores,
-                results,
-                weights=["raw", "ema"] if self.state.ema else ["raw"],
-                images=self.evaluation.num_samples,
-                epoch=epoch,
-                step=self.state.step,
-            )
 
     def _refuse_non_finite(self) -> None:
         """Let nothing be evaluated or saved that a broken step has touched.
@@ -414,34 +309,27 @@ class Trainer:
                 **spread,
                 "config": self.container,
                 "classes": self.train_batches.classes,
-                "data": self.data,
+                "data": self.data_fingerprint,
                 "origins": self.origins,
-                "computed": self.computed(),
+                "computed": computed(self.config, self.state.model, self.processes),
                 "seconds": self.seconds,
-                "scores": self.scores,
+                "scores": self.evaluation.scores,
                 **self.observer.state(),
             }
             self.store.save(content, last=last, best=best)
         if last:
             self.saved, self.saved_at = (self.state.step, self.state.epochs), time.monotonic()
 
+    def _save_if_new(self) -> None:
+        """Save, unless the newest checkpoint holds all that is done."""
+        if self.saved != (self.state.step, self.state.epochs):
+            self.save()
+
     def _wait_for_checkpoint(self) -> None:
         """Return when what was saved is on the disk."""
         self.processes.heartbeat.at("saving", self.state.step)
         if self.store:
             self.store.wait()
-
-    def computed(self) -> dict[str, Any]:
-        """How the run is computed; results are equal in every bit only where this is."""
-        return {
-            "processes": self.processes.count,
-            "micro_batch": self.config.run.micro_batch,
-            "threads": torch.get_num_threads(),
-            "device": self.processes.device.type,
-            "compile": self.config.run.compile,
-            "deterministic": self.config.run.deterministic,
-            "torch": str(torch.__version__),
-        }
 
     def resume(self, content: dict[str, Any]) -> None:
         """Take up the state of a checkpoint, and the number of threads, which decides the order of sums on a CPU."""
@@ -452,12 +340,11 @@ class Trainer:
         batchnorm.restore(self.state, self.processes, content["statistics"])
         self.meter.load_state_dict(content["meter"])
         self.digest = int(content["digest"], 16) if self.processes.first else 0
-        self.seconds, self.scores = content["seconds"], content["scores"]
+        self.seconds, self.evaluation.scores = content["seconds"], content["scores"]
+        self.origins = content["origins"] | self.origins
         self.saved = (self.state.step, self.state.epochs)
 
     def close(self) -> None:
         """End the loaders."""
         self.train_batches.close()
         self.evaluation.close()
-        for one in self.looks.values():
-            one.images.close()

@@ -15,7 +15,7 @@ CHUNK = 1 << 24  # bytes
 
 @dataclass(frozen=True)
 class Disks:
-    """Of one node; rates in bytes a second, None where it failed."""
+    """The disks of one node; rates in bytes per second, None where measuring failed."""
 
     refused: str = ""  # why nothing can be written in run.dir; empty if it can
     shared: bool = True  # whether the file that the first process wrote there is seen here

@@ -37,7 +37,7 @@ class Findings:
         return [self.seen[rank] for rank in self.nodes[host]]
 
     def cores(self, host: str) -> int:
-        """That the processes of a node may use together."""
+        """Number of cores that the processes of a node may use together."""
         return len(frozenset[int]().union(*(seen.cores for seen in self.on(host))))
 
     def loader(self, host: str) -> float:
@@ -82,7 +82,7 @@ def _clocks(found: Findings) -> Iterator[str]:
     slow, fast = min(ahead, key=ahead.__getitem__), max(ahead, key=ahead.__getitem__)
     if ahead[fast] - ahead[slow] > CLOCKS:
         yield (
-            f"The clock of {fast} is {ahead[fast] - ahead[slow]:.0f} s ahead of that of {slow}: have it set (NTP); "
+            f"The clock of {fast} is {ahead[fast] - ahead[slow]:.0f} s ahead of that of {slow}: set it (NTP); "
             "until then, times of different nodes cannot be compared."
         )
 

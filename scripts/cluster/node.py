@@ -60,7 +60,7 @@ def look(device: torch.device, workers: int) -> Seen:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that has to be the same on all nodes."""
+    """Versions of everything that has to be the same on all nodes."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda

@@ -1,7 +1,8 @@
 """Train steps a second of the configured network on random images, over 1, 2, ... processes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from gab.distributed.processes import Processes
 from gab.models import build
 from gab.training.sizes import size_at
 from gab.training.trainer import Trainer
+from gab.transfer import to_device
 from scripts.cluster.network import Groups, synchronize
 
 
@@ -28,7 +30,6 @@ class NoImages:
     """Stands for the data set of a trainer that is only asked for steps."""
 
     steps_per_epoch = num_samples = 1
-    rate = None
 
     def __init__(self, classes: int):
         self.classes = self.names = [str(number) for number in range(classes)]
@@ -38,6 +39,9 @@ class NoImages:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(())
+
+    def rate(self) -> float:
+        raise NotImplementedError("random images come at no rate")
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         return iter(())
@@ -62,7 +66,7 @@ def make_trainer(config: Config, container: dict[str, Any], device: torch.device
         processes=Processes(device=device),
         folder=Path(config.run.dir),
         store=None,
-        data={},
+        data_fingerprint={},
     )
 
 
@@ -90,25 +94,24 @@ def step_rates(
 
 
 def _seconds_per_step(trainer: Trainer, batch: RandomBatch, group: Any, seconds: float) -> float:
+    device = batch.images.device
+    parts = to_device(trainer.step.draw(batch, epoch=0, step=0), device)  # in training, a thread's work
+    step = partial(trainer.step, batch, parts, lr=1e-4)
     for _ in range(2):  # compiles, allocates
-        trainer.step(batch, epoch=0, lr=1e-4)
-    steps = torch.tensor(_steps_within(trainer, batch, seconds), device=batch.images.device)
+        step()
+    steps = torch.tensor(min(max(int(seconds / _timed(step, 1, device)), 1), 100), device=device)
     if group is not None:
         torch.distributed.broadcast(steps, src=0, group=group)
-    return _timed(trainer, batch, int(steps))
+    return _timed(step, int(steps), device)
 
 
-def _steps_within(trainer: Trainer, batch: RandomBatch, seconds: float) -> int:
-    return min(max(int(seconds / _timed(trainer, batch, 1)), 1), 100)
-
-
-def _timed(trainer: Trainer, batch: RandomBatch, steps: int) -> float:
+def _timed(step: Callable[[], Any], steps: int, device: torch.device) -> float:
     """Seconds of a step, the mean over `steps`."""
-    synchronize(batch.images.device)
+    synchronize(device)
     start = time.perf_counter()
     for _ in range(steps):
-        trainer.step(batch, epoch=0, lr=1e-4)
-    synchronize(batch.images.device)
+        step()
+    synchronize(device)
     return (time.perf_counter() - start) / steps
 
 

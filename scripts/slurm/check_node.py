@@ -8,15 +8,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the code of this folder, a snapshot, and none that is installed
 
-import torch  # noqa: E402
-from hydra import compose, initialize_config_dir  # noqa: E402
+import torch
+from hydra import compose, initialize_config_dir
 
-from conf.errors import sentences  # noqa: E402
-from conf.schema import typed  # noqa: E402
-from data import files  # noqa: E402
-from data.config import DataConfig  # noqa: E402
-from data.splits import splits  # noqa: E402
-from gab.errors import UserError  # noqa: E402
+from conf.errors import sentences
+from conf.schema import data_for, typed
+from data import files
+from data.config import DataConfig
+from data.splits import splits
+from gab.errors import UserError
 
 NODE = f"node {os.environ.get('SLURMD_NODENAME', os.uname().nodename)}"
 
@@ -24,7 +24,10 @@ NODE = f"node {os.environ.get('SLURMD_NODENAME', os.uname().nodename)}"
 def main(what: str, overrides: list[str]) -> None:
     """Look at GPUs, data and local disk; raises UserError that names this node."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config = typed(compose(what, overrides))
+        cfg = compose(what, overrides)
+    if what == "eval":  # without data=NAME on the images of its checkpoint, whose run has looked for them
+        cfg.data = data_for(cfg.data, None)
+    config = typed(cfg)
     if config.run.device != "cpu":
         check_gpus(int(os.environ.get("SLURM_GPUS_ON_NODE", 0)), config.run.device)
     if config.data is not None:

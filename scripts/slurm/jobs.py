@@ -29,7 +29,7 @@ class Resources:
 
     @classmethod
     def of(cls, given: list[str], *, cpu_only: bool, pack: int = 1) -> "Resources":
-        """What `given` asks for; `pack` runs share a node, with a GPU each."""
+        """The resources that `given` asks for; `pack` runs share a node, with a GPU each."""
         parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
         parser.add_argument("--nodes", "-N", default="1")
         parser.add_argument("--ntasks-per-node")
@@ -153,7 +153,7 @@ class Standing:
 
 
 def standing(plan: Plan, what: str, queue: dict[str, str]) -> Standing:
-    """Of the run (`what` = train) or its evaluation (eval)."""
+    """The standing of the run (`what` = train) or its evaluation (eval)."""
     scores = plan.folder / "eval" / "scores.json"
     rows = plan.rows()
     if what == "train" and rows and rows[-1]["kind"] == "end":

@@ -31,9 +31,9 @@ install_packages() {
 
 # The pids of this cluster's daemons called NAME: what else runs here has another SLURM_CONF in its environment.
 daemons() {
-    local process
+    local process name
     for process in /proc/[0-9]*; do
-        if [ "$(cat "$process/comm" 2>/dev/null)" = "$1" ] &&
+        if { read -r name <"$process/comm"; } 2>/dev/null && [ "$name" = "$1" ] &&
             tr '\0' '\n' 2>/dev/null <"$process/environ" | grep -qxF "SLURM_CONF=$SLURM_CONF"; then
             echo "${process#/proc/}"
         fi

@@ -11,13 +11,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import data
-from conf.checks import check, fill_in
+from conf.checks import check, check_images, fill_in
 from conf.errors import explain, refuse_unknown
 from conf.schema import Config, plain, typed
+from data.info import DataInfo
 from gab.errors import UserError
 from gab.models import variant
 from gab.tracking.record import Row, read
 from gab.training import snapshot
+from gab.training.checkpoint_store import has_checkpoint
 from gab.training.run_folder import check_folder, run_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,28 +101,24 @@ def check_data(config: Config) -> None:
 
     Raises:
         DataError: it is there and cannot be used.
-        UserError: it is smaller than a batch.
+        UserError: it does not fit the settings.
     """
     if not config.data.write_if_missing and not Path(config.data.root).is_dir():
         return  # every node looks again before it trains
     key = repr(config.data)
-    if key not in _sizes:
-        _sizes[key] = data.inspect(config.data).train
-    if _sizes[key] < config.train.batch_size:
-        raise UserError(
-            f"the {_sizes[key]:,} training images of data={config.data.name} do not fill one batch: "
-            f"lower train.batch_size={config.train.batch_size}"
-        )
+    if key not in _seen:
+        _seen[key] = data.inspect(config.data)
+    check_images(config, _seen[key])
 
 
-_sizes: dict[str, int] = {}  # training images, by the data section: the cells of a sweep mostly share it
+_seen: dict[str, DataInfo] = {}  # by the data section: the cells of a sweep mostly share it
 
 
 def prepare(plans: list[Plan]) -> None:
     """Give every run its folder and its copy of the code; says which go on with the code that they have."""
     for each in plans:
         said = snapshot.take(ROOT, each.folder)
-        if len(plans) == 1 or snapshot.begun(each.folder):
+        if len(plans) == 1 or has_checkpoint(each.folder):
             print(said)
         (each.folder / "slurm").mkdir(exist_ok=True)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-from conf.errors import sentences  # noqa: E402
-from scripts.slurm import jobs  # noqa: E402
-from scripts.slurm.plan import composed, plan, prepare  # noqa: E402
+from conf.errors import sentences
+from scripts.slurm import jobs
+from scripts.slurm.plan import composed, plan, prepare
 
 
 def main(words: list[str]) -> None:

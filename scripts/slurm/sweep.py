@@ -15,14 +15,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # so that the script also runs where the project is not installed
 
-from hydra.core.override_parser.overrides_parser import OverridesParser  # noqa: E402
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from conf.errors import sentences  # noqa: E402
-from gab.errors import UserError  # noqa: E402
-from gab.training import snapshot  # noqa: E402
-from scripts.slurm import jobs  # noqa: E402
-from scripts.slurm.jobs import Resources, standing  # noqa: E402
-from scripts.slurm.plan import Plan, composed, plan, prepare  # noqa: E402
+from conf.errors import sentences
+from gab.errors import UserError
+from gab.tracking import dashboard
+from gab.tracking.session import resolve_mode
+from gab.tracking.wandb_run import project
+from gab.training import snapshot
+from scripts.slurm import jobs
+from scripts.slurm.jobs import Resources, standing
+from scripts.slurm.plan import Plan, composed, plan, prepare
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -34,10 +37,13 @@ def main(arguments: list[str] | None = None) -> None:
         resources = Resources.of(options, cpu_only=cpu_only, pack=given.pack)
         plans = plan_all(cells, resources, given.pack)
         queue = jobs.queued()
+        sweep = Sweep(plans, list(resources.options), given)
         if given.status:
             print(table(plans, queue))
-            return
-        Sweep(plans, list(resources.options), given).submit(queue)
+        else:
+            sweep.submit(queue)
+        if not given.dry_run and sweep.folder.is_dir():
+            print(sweep.dashboard(), end="")
 
 
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -51,8 +57,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
         "--pack", type=int, default=1, help="runs of one GPU that share a node, in one job (default: 1)"
     )
     parser.add_argument("--evaluate", action="store_true", help="then eval.py for each run, as dependent jobs")
-    parser.add_argument("--compare", action="store_true", help="then a table of all runs, as a dependent job")
-    parser.add_argument("--status", action="store_true", help="show how every run stands; submits nothing")
+    parser.add_argument("--compare", action="store_true", help="then a comparison of all runs, as a dependent job")
+    parser.add_argument("--status", action="store_true", help="show the state of every run; submits nothing")
     parser.add_argument("--dry-run", action="store_true", help="show what would be submitted")
     given = parser.parse_intermixed_args(words[:cut])
     if given.limit < 1 or given.pack < 1:
@@ -91,7 +97,7 @@ def plan_all(cells: list[list[str]], resources: Resources, pack: int) -> list[Pl
         if each.folder in plans:
             raise UserError(
                 f"{' '.join(cell)} is the same run as {' '.join(plans[each.folder].overrides)} ({each.folder}): sweep "
-                "settings that change results, and leave run.name away"
+                "settings that change results, and do not set run.name"
             )
         plans[each.folder] = each
     return list(plans.values())
@@ -128,6 +134,20 @@ class Sweep:
         if self.given.compare:
             self.compare()
 
+    def dashboard(self) -> str:
+        """A line that says where W&B shows these runs, in a view that is saved once; nothing for runs kept offline."""
+        tracking, noted = self.plans[0].config.tracking, self.folder / "dashboard"
+        if resolve_mode(tracking) != "online":
+            return ""
+        try:
+            if not noted.is_file():
+                where = {"run.name": [each.folder.name for each in self.plans]}
+                url = dashboard.save(project(tracking), tracking.entity, name=self.folder.name, where=where)
+                noted.write_text(f"{url}\n")
+        except UserError as error:
+            return f"dashboard: none yet, the same command with --status tries again ({error})\n"
+        return f"dashboard: {noted.read_text()}"
+
     def array(self, what: str, plans: list[Plan], more: list[str] | None = None) -> str:
         """One job array; returns its number, of a dry run a word for it."""
         if not plans:
@@ -148,7 +168,7 @@ class Sweep:
     def compare(self) -> None:
         """A job for scripts/compare.py when all jobs of these runs have ended, however they did."""
         if self.given.dry_run:
-            print("compare: a job that writes", self.folder / "comparison.csv")
+            print("compare: a job that writes", self.folder / "comparison.html")
             return
         queue = jobs.queued()
         known = {jobs.job_of(each, what) or "" for each in self.plans for what in ("train", "eval")}
@@ -158,8 +178,9 @@ class Sweep:
             options.append(f"--dependency=afterany:{':'.join(before)}")
         print(snapshot.take(ROOT, self.folder))
         script = self.folder / snapshot.FOLDER / "scripts" / "compare.py"
-        job = jobs.wrap(options, [str(each) for each in (script, self.folder, *(plan.folder for plan in self.plans))])
-        print(f"compare: job {job}, into {self.folder}/comparison.csv")
+        words = (script, "--out", self.folder, *(plan.folder for plan in self.plans))
+        job = jobs.wrap(options, [str(word) for word in words])
+        print(f"compare: job {job}, into {self.folder}/comparison.html")
 
 
 def labels(plans: list[Plan], some: list[Plan]) -> list[str]:

@@ -1,6 +1,7 @@
 """Every data set of conf/data on a replica of its published layout: readers, splits, files and loaders."""
 
 import pickle
+import re
 import tarfile
 import urllib.error
 import urllib.request
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torchvision.datasets import INaturalist
 
 import data
@@ -108,14 +110,15 @@ def test_data_set_is_read_as_published(name: str, replica: Replica) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "digits"])
 def test_an_empty_folder_is_a_sentence_that_says_what_it_lacks(name: str, tmp_path: Path) -> None:
-    config = replace(files.usual(name), root=str(tmp_path))
+    config, nowhere = replace(files.usual(name), root=str(tmp_path)), tmp_path / "nowhere"
     for split in splits(config):
         with pytest.raises(DataError) as raised:
             open_source(config, split)
         assert str(tmp_path) in str(raised.value)
         assert "\n" not in str(raised.value)
-        with pytest.raises(DataError, match="does not exist"):
-            open_source(replace(config, root=str(tmp_path / "nowhere")), split)
+        lacks = str(raised.value).replace(str(tmp_path), str(nowhere))
+        with pytest.raises(DataError, match=rf"{nowhere} does not exist; set data\.root.*: {re.escape(lacks)}$"):
+            open_source(replace(config, root=str(nowhere)), split)
 
 
 def test_inaturalist_has_torchvisions_labels(replica: Replica, tmp_path: Path) -> None:
@@ -412,13 +415,19 @@ def test_download_fetches_and_unpacks_what_is_missing(archives: list[str], tmp_p
 def test_download_without_a_network_says_what_to_do(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
+    asked: list[str] = []
+
+    def fail(url: str, root: str, filename: str | None = None, *_: object, **__: object) -> None:
+        asked.append(f"{url} as {root}/{filename or url.rsplit('/', 1)[-1]}")
         raise urllib.error.URLError("no network")
 
-    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", fail)
     with pytest.raises(SystemExit):
         main([name, "--root", str(tmp_path), "--download"])
     told = capsys.readouterr().err
-    assert f"conf/data/{name}.yaml" in told.splitlines()[-1]
-    assert str(tmp_path) in told.splitlines()[-1]
     assert "Traceback" not in told
+    if not asked:
+        assert f"put its files into {tmp_path} as the first lines of conf/data/{name}.yaml say" in told
+        return
+    assert f"fetch {asked[0]}" in told
+    assert "by other means, and run the same command again, with --download" in told

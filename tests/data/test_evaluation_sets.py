@@ -94,6 +94,10 @@ def test_real_looks_at_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = everything(opened("real", tmp_path))
     assert {name[-13:-5]: grey for name, (_, grey) in found.items()} == {f"{n:08d}": 10 * n for n in (1, 2, 3)}
     EvaluationSet("real", tmp_path, DATA, WNIDS).check()
+    nowhere = tmp_path / "nowhere"
+    for look in (lambda s: s.check(), lambda s: s.open(batch_size=5, workers=0)):
+        with pytest.raises(DataError, match=rf"{nowhere} does not exist; set evaluators\.real\.root=FOLDER.*archives"):
+            look(EvaluationSet("real", nowhere, DATA, WNIDS))
     published(monkeypatch, "real", 4)
     for look in (lambda s: s.check(), lambda s: s.open(batch_size=5, workers=0)):
         with pytest.raises(DataError, match=r"holds 3 images where ImageNet's validation set has 4"):

@@ -103,7 +103,9 @@ def test_a_file_that_fails_while_it_is_read_is_a_sentence(
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("data.beton.probe", fail)
-    with pytest.raises(DataError, match=r"cannot be read \(Input/output error\); allow it, or set data\.root"):
+    with pytest.raises(
+        DataError, match=r"cannot be read \(Input/output error\); check its permissions, or set data\.root"
+    ):
         fingerprint(own_config)
 
 

@@ -1,7 +1,9 @@
+import multiprocessing
 import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from timm.data import create_dataset, create_loader
+from torch.utils.data import DataLoader
 
 from data.batches import Batch, EvalBatches, TrainBatches, open_eval, open_train
 from data.config import CropConfig, DataConfig, WriteConfig
@@ -70,8 +73,8 @@ def equal(a: SimpleNamespace, b: SimpleNamespace) -> bool:
     )
 
 
-def loader_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if type(thread).__name__ == "Epoch"]
+def loader_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if type(thread).__name__ == "Epoch"}
 
 
 def test_batches_have_the_promised_form(torch_train):
@@ -119,6 +122,36 @@ def test_torch_workers_change_nothing(torch_data, torch_train):
         assert equal(gather(batches.epoch(0)), gather(torch_train.epoch(0)))  # by the same workers
     finally:
         batches.close()
+
+
+@pytest.mark.parametrize("hanging", [1, pytest.param(9, marks=pytest.mark.slow)])
+def test_a_worker_that_hangs_in_its_fork_is_started_again(torch_data, torch_train, hanging, monkeypatch):
+    """As often as the loader has patience for."""
+    expected = gather(torch_train.epoch(0))
+    starts, others = [], set(multiprocessing.active_children())
+
+    def begin_or_hang(begun, worker):
+        if len(starts) <= hanging and worker == 1:
+            time.sleep(1000)
+        begun.release()
+
+    def fork(self, *args):
+        starts.append(self)
+        return original(self, *args)
+
+    original = DataLoader._get_iterator
+    monkeypatch.setattr(DataLoader, "_get_iterator", fork)
+    monkeypatch.setattr("data.torch_loader.begin", begin_or_hang)
+    monkeypatch.setattr("data.torch_loader.PATIENCE", 1.0)
+    batches = open_train(torch_data, batch_size=BATCH, seed=SEED, workers=2)
+    if hanging == 1:
+        assert equal(gather(batches.epoch(0)), expected)
+        assert len(starts) == 2
+    else:
+        with pytest.raises(RuntimeError, match="did not begin in 3 times"):
+            gather(batches.epoch(0))
+    batches.close()
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_a_dead_worker_raises(torch_data):
@@ -210,9 +243,16 @@ def test_ffcv_workers_batch_size_and_start_change_nothing(data, ffcv_train):
 @needs_ffcv
 def test_the_expected_rate_is_that_of_the_threads(data, ffcv_train):
     alone = open_train(data, batch_size=BATCH, seed=SEED, workers=1)
-    assert 500 < alone.rate < 10_000  # images of 60 to 500 pixels
-    assert ffcv_train.rate == ffcv_train.decoder.file.workers * alone.rate
+    assert 500 < alone.rate() < 10_000  # images of 60 to 500 pixels
+    assert ffcv_train.rate() == ffcv_train.decoder.file.workers * alone.rate()
     alone.close()
+
+
+def test_the_torch_loaders_rate_is_measured(torch_train, monkeypatch):
+    ticks = iter([10.0, 12.0])
+    monkeypatch.setattr("data.torch_loader.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(torch_train.decoder.loader, "workers", 3)
+    assert torch_train.rate() == 3 * 32 / 2
 
 
 @needs_ffcv
@@ -245,16 +285,17 @@ def test_digest_is_of_what_the_decoder_did(ffcv_train, monkeypatch):
 
 @needs_ffcv
 def test_leaving_early_stops_the_thread(ffcv_train):
+    others = loader_threads()  # of tests before
     for _ in ffcv_train.epoch(0):
-        assert len(loader_threads()) == 1
+        assert len(loader_threads() - others) == 1
         break
-    assert not loader_threads()
+    assert loader_threads() <= others
     held = ffcv_train.epoch(0)  # not closed by its last reference going away
     next(held)
     next(ffcv_train.epoch(1))
-    assert len(loader_threads()) <= 1
+    assert len(loader_threads() - others) <= 1
     ffcv_train.close()
-    assert not loader_threads()
+    assert loader_threads() <= others
 
 
 @pytest.mark.parametrize("loader", ["ffcv_train", "torch_train"])
@@ -381,7 +422,10 @@ def test_a_part_is_the_same_part_for_any_number_of_processes(torch_data, process
     ]
     assert [share.num_samples for share in shares] == [7] * processes
     assert [len(list(share)) for share in shares] == [len(share) for share in shares]
-    assert torch.equal(torch.cat([batch.indices for share in shares for batch in share]), torch.arange(7))
+    images = len(shares[0].names)
+    assert images > 7
+    spread = torch.arange(7) * images // 7  # of a split that is sorted by class
+    assert torch.equal(torch.cat([batch.indices for share in shares for batch in share]), spread)
 
 
 def test_any_split_can_be_evaluated_from_the_originals(torch_data, torch_train):
@@ -454,3 +498,12 @@ def test_without_ffcv_the_remedy_is_named(data):
     write_split(data, "train", workers=2)
     with pytest.raises(DataError, match=r"apt-get install .*libturbojpeg0-dev.*conda .*data.loader=torch"):
         open_train(data, batch_size=BATCH, seed=SEED)
+
+
+@pytest.mark.usefixtures("no_ffcv")
+def test_evaluation_beside_the_gpu_loader_names_that_one(data):
+    write_split(data, "val", workers=2)
+    gpu = replace(data, loader="gpu")
+    with pytest.raises(DataError, match=r"data.loader=gpu needs FFCV to read stored .*data.eval_source=original"):
+        open_eval(gpu, batch_size=4)
+    assert len(open_eval(replace(gpu, eval_source="original"), batch_size=4, workers=0)) > 0

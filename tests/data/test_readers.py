@@ -125,7 +125,9 @@ def test_a_folder_that_may_not_be_read_is_a_sentence(
 
     original = getattr(os, function)
     monkeypatch.setattr(os, function, refuse)
-    with pytest.raises(DataError, match=r"train.* cannot be read \(Permission denied\); allow it, or set data\.root"):
+    with pytest.raises(
+        DataError, match=r"train.* cannot be read \(Permission denied\); check its permissions, or set data\.root"
+    ):
         open_source(photo_config, "train")
 
 

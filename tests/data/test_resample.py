@@ -1,3 +1,6 @@
+import runpy
+from pathlib import Path
+
 import numpy as np
 import PIL
 import pytest
@@ -5,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.resample import columns_first, resize_crop
+from data.resample import columns_first, kept, resize_crop
 
 KNOWS_BOTH_ORDERS = int(PIL.__version__.split(".")[0]) >= 13
 
@@ -57,3 +60,16 @@ def test_photographs(photos, share, bicubic):
 def test_same_size_is_a_copy(photos):
     image = np.array(photos["china"])
     assert np.array_equal(ours(image, (10, 20, 64, 64), 64, True, False), image[10:74, 20:84])
+
+
+@pytest.mark.parametrize("place", [True, False])
+def test_what_is_compiled_is_kept_for_the_next_start(place: bool, tmp_path: Path, monkeypatch) -> None:
+    """And works all the same where nothing can be written."""
+    script = tmp_path / "double.py"
+    script.write_text("def double(x, out):\n    out[:] = 2 * x\n")
+    if not place:
+        monkeypatch.setattr("numba.core.caching.CacheImpl._locator_classes", [])
+    out = np.empty(3)
+    kept(runpy.run_path(str(script))["double"])(np.arange(3.0), out)
+    assert out.tolist() == [0, 2, 4]
+    assert bool(list(tmp_path.rglob("*.nbc"))) == place

@@ -114,7 +114,7 @@ def test_a_file_that_is_not_what_its_sidecar_says_is_refused(staged_config: Data
     with original.open("r+b") as file:
         file.seek(-5000, os.SEEK_END)
         file.write(b"flipped")
-    with pytest.raises(DataError, match=r"not as its sidecar says .*prepare\.py folder --root .* --force$"):
+    with pytest.raises(DataError, match=r"does not match its sidecar .*prepare\.py folder --root .* --force$"):
         stage.ready(staged_config, "val")
     assert not list(Path(str(staged_config.stage)).rglob("*.part"))
     assert not list(Path(str(staged_config.stage)).rglob("*.beton"))

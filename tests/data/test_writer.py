@@ -4,22 +4,25 @@ import errno
 import fcntl
 import gzip
 import io
+import itertools
 import json
 import multiprocessing
 import os
 import resource
 import shutil
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from torchvision import transforms
 
-from data import files, writer
+from data import disk, files, writer
 from data.beton import ALLOCATION, FIELD, HEADER, SAMPLE
 from data.config import DataConfig, WriteConfig
 from data.errors import DataError
@@ -270,6 +273,31 @@ def test_first_runs_at_once_write_each_file_once(own_photos: DataConfig) -> None
     }
 
 
+def test_what_takes_long_is_said(
+    own_photos: DataConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Outside of a terminal; the clock of the writer jumps by ten seconds at each look."""
+    path = files.beton(own_photos, "val")
+    monkeypatch.setattr(writer, "time", SimpleNamespace(monotonic=itertools.count(0, 10).__next__))
+    monkeypatch.setattr(disk, "PATIENCE", 0.1)
+    path.parent.mkdir(exist_ok=True)
+    with disk.locked(path):
+        waiting = threading.Thread(target=write_split, args=(own_photos, "val"))
+        waiting.start()
+        said = ""
+        while "waiting" not in said:
+            said += capsys.readouterr().err
+            time.sleep(0.01)
+        assert said == f"waiting for another process, which writes {path}\n"
+    waiting.join(timeout=60)
+    assert files.check(path, own_photos, "val").count == 18
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"writing {path}: 18 images, once"
+    assert lines[1:] == [f"writing val: {done} of 18 images" for done in (5, 11, 17)]
+    write_split(own_photos, "val")
+    assert capsys.readouterr().err == ""
+
+
 def test_without_locks_writing_goes_on(own_photos: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -353,7 +381,10 @@ def _edit(path: Path, **changes: object) -> None:
         (lambda path: files.sidecar_path(path).unlink(), "has no sidecar val_64"),
         (lambda path: files.sidecar_path(path).write_text("{"), "is not a sidecar of this project"),
         (lambda path: files.sidecar_path(path).write_bytes(b"\xff\xfe\x00"), "is not a sidecar of this project"),
-        (_put_folder_in_place_of_sidecar, r"json cannot be read \(Is a directory\); allow it, or make it: python"),
+        (
+            _put_folder_in_place_of_sidecar,
+            r"json cannot be read \(Is a directory\); check its permissions, or make it: python",
+        ),
         (lambda path: _edit(path, format=99), "has format 99, this version reads 1"),
         (lambda path: _edit(path, settings={"size": 64, "crop": 0.5}), "was written with .*0.5.*, the config says"),
     ],
@@ -385,7 +416,9 @@ def test_a_file_that_may_not_be_read_is_a_sentence(own_photos: DataConfig, monke
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(np, "fromfile", refuse)  # root may read everything
-    with pytest.raises(DataError, match=r"bicubic\.beton cannot be read \(Permission denied\); allow it, or make it"):
+    with pytest.raises(
+        DataError, match=r"bicubic\.beton cannot be read \(Permission denied\); check its permissions, or make it"
+    ):
         files.check(path, own_photos, "val")
 
 

@@ -1,9 +1,11 @@
-"""A long run needs no more memory, open files, threads or processes at its end than after some epochs."""
+"""A long run needs no more memory, open files, threads, processes or time at its end than after some epochs."""
 
 import ctypes
 import gc
 import multiprocessing
+import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ from tests.conftest import TINY
 from tests.faults.conftest import RUN
 
 EPOCHS, WARM, WINDOW = 50, 20, 10
+SLOWER = 1.8  # times the processor time of an image, that nothing may grow to; seen beside other work: 1.4
 LEAK = 50_000  # bytes per epoch, half of a batch of images; seen: 4,000
 Seen = tuple[int, int, int, int]  # bytes of memory, open files, threads, processes
 
@@ -48,7 +51,19 @@ def open_files() -> int:
 
 
 def children() -> int:
-    return sum(len((task / "children").read_text().split()) for task in Path("/proc/self/task").iterdir())
+    return len(child_processes())
+
+
+def child_processes() -> list[str]:
+    lists = [(task / "children").read_text().split() for task in Path("/proc/self/task").iterdir()]
+    return [number for numbers in lists for number in numbers]
+
+
+def processor_seconds() -> float:
+    """Of this process and of its children: no other load of the machine is in it."""
+    fields = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split() for child in child_processes()]
+    ticks = sum(int(user) + int(system) for *_, user, system in (field[:13] for field in fields))
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def watch(config: DictConfig) -> list[Seen]:
@@ -90,3 +105,25 @@ def test_fifty_epochs(
     # The fewest of some epochs, since a checkpoint that is being written has a file open, in some of them.
     before, after = (np.min(seen[end - WINDOW : end, 1:], axis=0) for end in (WARM, EPOCHS))
     assert (after <= before).all(), f"open files, threads, processes: {before} became {after}"
+
+
+@pytest.mark.slow
+def test_twenty_epochs_at_one_rate(
+    config: Callable[..., DictConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processor time per epoch, of loading, augmenting and training: the last epochs as the first ones."""
+    seen, write = [], Observer.write
+
+    def write_and_look(self: Observer, kind: str, **fields: object) -> None:
+        write(self, kind, **fields)
+        if kind == "train":
+            seen.append(processor_seconds())
+
+    monkeypatch.setattr(Observer, "write", write_and_look)
+    steps = ["train.epochs=22", "train.max_steps=4", "run.log_every=4", "optim.cooldown_epochs=0"]
+    only = ["train.eval_every=22", "checkpoint.every_epochs=22", "augment=deit", "augment.mixing_group=4"]
+    train.run(config(*TINY, *steps, *only, f"data.root={tmp_path}", f"run.dir={tmp_path}"))
+    spent = np.diff(seen)
+    assert len(spent) == 21
+    first, last = spent[1:6].min(), spent[-5:].min()  # what else runs on the machine can only add
+    assert last < SLOWER * first, f"seconds of each epoch: {spent.round(3)}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gab.random import _mix_int, fold, hash_key, mix, uniform
+from gab.random import _mix_int, fold_in, hash_key, mix, seed_generators, uniform
 
 
 def test_reference_values_of_splitmix64() -> None:
@@ -20,7 +20,7 @@ def test_frozen_values() -> None:
     """A run that was begun by an earlier version must go on with the same draws."""
     assert hash_key("drop_path", 0, 0) == 6722771749062169878
     assert hash_key(1, 2, 3) == 4457002114988122575
-    folded = fold(hash_key("mixing", 7, 11), torch.arange(3))
+    folded = fold_in(hash_key("mixing", 7, 11), torch.arange(3))
     assert folded.tolist() == [
         761583218157085434,
         -5832119544513172166,
@@ -37,11 +37,11 @@ def test_tensors_hash_as_integers_do() -> None:
 
 def test_fold_of_integers_and_tensors() -> None:
     keys, data = torch.tensor([3, -5, 2**62]), torch.tensor([0, 7, -2])
-    both = fold(keys, data)
+    both = fold_in(keys, data)
     for key, datum, expected in zip(keys.tolist(), data.tolist(), both):
-        assert fold(key, torch.tensor(datum)) == expected
-        assert fold(torch.tensor(key), datum) == expected
-    assert torch.equal(fold(keys[:, None], data)[[0, 1, 2], [0, 1, 2]], both)
+        assert fold_in(key, torch.tensor(datum)) == expected
+        assert fold_in(torch.tensor(key), datum) == expected
+    assert torch.equal(fold_in(keys[:, None], data)[[0, 1, 2], [0, 1, 2]], both)
 
 
 def test_keys_differ_by_every_part() -> None:
@@ -57,7 +57,7 @@ def test_a_string_is_not_the_integer_of_its_bytes() -> None:
     assert hash_key("name") != hash_key(digest)
 
 
-@pytest.mark.parametrize("keys", [torch.arange(40_000), fold(hash_key("erasing", 0, 0), torch.arange(40_000))])
+@pytest.mark.parametrize("keys", [torch.arange(40_000), fold_in(hash_key("erasing", 0, 0), torch.arange(40_000))])
 def test_uniform(keys: torch.Tensor) -> None:
     """Consecutive integers are the worst case that occurs."""
     u = uniform(keys)
@@ -72,10 +72,20 @@ def test_neighbours_are_independent() -> None:
     n = torch.arange(20_000)
 
     def draw(seed: int, epoch: int, shift: int, number: int) -> np.ndarray:
-        return uniform(fold(fold(hash_key("erasing", seed, epoch), n + shift), number)).numpy()
+        return uniform(fold_in(fold_in(hash_key("erasing", seed, epoch), n + shift), number)).numpy()
 
     first = draw(0, 0, 0, 0)
     for other in (draw(0, 0, 1, 0), draw(0, 0, 0, 1), draw(0, 1, 0, 0), draw(1, 0, 0, 0)):
         assert abs(np.corrcoef(first, other)[0, 1]) < 4 / len(n) ** 0.5
         table = np.histogram2d(first, other, bins=8, range=[[0, 1], [0, 1]])[0]
         assert stats.chisquare(table.ravel()).pvalue > 1e-4
+
+
+def test_generators_are_seeded_as_by_torch() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    draws = []
+    for seed in (torch.manual_seed, lambda value: seed_generators(value, torch.device(device))):
+        seed(hash_key("dropout", 3))
+        draws.append((torch.rand(4), torch.rand(4, device=device)))
+    for ours, theirs in zip(*draws, strict=True):
+        assert torch.equal(ours, theirs)

@@ -41,6 +41,16 @@ def test_a_good_node_says_what_it_has(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out.startswith("node n7: Python 3.")
 
 
+@pytest.mark.parametrize("named", [[], ["data=folder", "data.root=here"]])
+def test_of_an_evaluation_it_looks_at_data_that_is_named(named: list[str]) -> None:
+    words = ["checkpoint=last.pt", "run.device=cpu", *named]
+    if named:
+        with pytest.raises(UserError, match="node n7 cannot read here"):
+            check_node.main("eval", words)
+    else:
+        check_node.main("eval", words)
+
+
 def test_gpus_that_pytorch_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     check_node.check_gpus(3, "auto")

@@ -43,6 +43,7 @@ def test_the_printed_call_loads_the_file_and_gives_the_official_output(tmp_path:
     golden = load("life_deit_tiny_patch4_32_ms")
     with torch.no_grad():
         assert (model(images(32)) - torch.tensor(golden["logits"])).abs().max() < 2e-5
+    assert out.stat().st_mode == official.stat().st_mode  # by the umask, and not for its owner alone
     with safe_open(out, "pt") as file:
         told = file.metadata()
     assert {key: told[key] for key in ("model", "source")} == {

@@ -38,7 +38,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_line_for_every_evaluation(run: Path, tmp_path: Path) -> None:
     table = tmp_path / "curves.csv"
-    curves.main(table, [run, run])
+    curves.main([str(table), str(run), str(run)])
     rows = list(csv.DictReader(table.open()))
     assert [(row["epoch"], row["top1"], row["train_loss"]) for row in rows] == 2 * [
         ("1", "50.0", "2.0"),
@@ -65,5 +65,10 @@ def test_a_folder_without_evaluations_is_refused(run: Path) -> None:
     (run / "record.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     with pytest.raises(UserError, match="is not the folder of a run that has evaluated once"):
         curves.curve(run)
-    with pytest.raises(UserError, match="no run is given"):
-        curves.main(run / "curves.csv", [])
+
+
+@pytest.mark.parametrize("arguments", [[], ["curves.csv"]])
+def test_a_command_without_runs_is_told_how(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        curves.main(arguments)
+    assert "usage: " in capsys.readouterr().err

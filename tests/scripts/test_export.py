@@ -1,6 +1,7 @@
 """scripts/export.py: what it writes loads elsewhere, gives the same outputs, and says what it is."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import timm
 import torch
 import yaml
 
-import gab  # noqa: F401  # registers the networks
+from conf.schema import model_from, plain
 from gab.errors import UserError
+from gab.models import build
 from gab.training import checkpoint
+from gab.training.state import WEIGHTS
 from scripts import export
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -28,12 +31,11 @@ def load(folder: Path) -> torch.nn.Module:
 
 
 def trained(run: Path, weights: str = "raw") -> torch.nn.Module:
-    """The network as eval.py restores it."""
-    from conf.schema import model_from
-    from eval import restore
-
+    """The network as train.py made it, with the weights of the checkpoint."""
     stored = checkpoint.load(run / "checkpoints" / "last.pt")
-    return restore(model_from(stored["config"]["model"]), stored, export.KINDS[weights], 32).eval()
+    model = build(model_from(stored["config"]["model"]), image_size=32, num_classes=10, seed=1)
+    model.load_state_dict(stored[WEIGHTS[weights]])
+    return model.eval()
 
 
 def metadata(folder: Path) -> dict:
@@ -43,7 +45,8 @@ def metadata(folder: Path) -> dict:
 def test_a_folder_for_timm(run: Path, rows, capsys: pytest.CaptureFixture) -> None:
     export.main([str(run)])
     folder = run / "export"
-    assert capsys.readouterr().out.startswith(f"{folder}: `import gab`, then timm.create_model(")
+    said = f'{folder}: import gab, timm; timm.create_model("local-dir:{folder}", pretrained=True)\n'
+    assert capsys.readouterr().out == said
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "config.json", "README.md"}
     model = load(folder)
     assert torch.equal(model(IMAGES), trained(run)(IMAGES))
@@ -63,6 +66,16 @@ def test_a_folder_for_timm(run: Path, rows, capsys: pytest.CaptureFixture) -> No
     assert not {"license", "tag", "hf_hub_id"} & config["pretrained_cfg"].keys()
     for size in (3, 20):
         assert timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=size)(IMAGES).shape == (2, size)
+
+
+def test_files_follow_the_umask(run: Path, tmp_path: Path) -> None:
+    for mask, mode in ((0o022, 0o644), (0o007, 0o660)):
+        usual = os.umask(mask)
+        try:
+            export.main([str(run), "--out", str(tmp_path / f"{mask:o}")])
+        finally:
+            os.umask(usual)
+        assert {path.stat().st_mode & 0o777 for path in (tmp_path / f"{mask:o}").iterdir()} == {mode}
 
 
 def test_the_card_says_what_the_record_says(run: Path, rows, tmp_path: Path) -> None:
@@ -92,7 +105,9 @@ def test_another_checkpoint(run: Path, tmp_path: Path) -> None:
 
 def test_folded_is_timms_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     export.main([str(run), "--fold", "--out", str(tmp_path)])
-    assert "import gab" not in capsys.readouterr().out + (tmp_path / "README.md").read_text()
+    said = capsys.readouterr().out
+    assert said == f'{tmp_path}: import timm; timm.create_model("local-dir:{tmp_path}", pretrained=True)\n'
+    assert "import gab" not in (tmp_path / "README.md").read_text()
     model = load(tmp_path)
     assert type(model) is timm.models.VisionTransformerRelPos
     assert torch.allclose(model(IMAGES), trained(run)(IMAGES), atol=1e-6)
@@ -101,7 +116,8 @@ def test_folded_is_timms_own(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
 def test_onnx(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     runtime = pytest.importorskip("onnxruntime")
     export.main([str(run), "--onnx", "--out", str(tmp_path)])
-    assert "images (batch, 3, 32, 32) to logits; logits within " in capsys.readouterr().out
+    assert "images (batch, 3, 32, 32) to logits; within " in (said := capsys.readouterr().out)
+    assert said.endswith(" of PyTorch's\n")
     session = runtime.InferenceSession(tmp_path / "model.onnx")
     [logits] = session.run(["logits"], {"images": IMAGES[:1].numpy()})
     assert torch.allclose(torch.from_numpy(logits), trained(run)(IMAGES[:1]), atol=1e-5)
@@ -112,8 +128,6 @@ FOREIGN = ["model=timm", "model.name=vit_tiny_patch16_224", "model.drop_path_rat
 
 def test_a_network_of_timm(config, tmp_path: Path) -> None:
     """From a checkpoint made by hand: what counts is what it holds."""
-    from conf.schema import plain
-
     container = plain(config("data=digits", *FOREIGN))
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=10, depth=1)
     content = {"model": model.state_dict(), "ema": None, "step": 7, "config": container, "classes": list("0123456789")}
@@ -121,8 +135,9 @@ def test_a_network_of_timm(config, tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "last.pt"
     checkpoint.write(path, content)
     export.main([str(tmp_path), "--fold"])
-    assert torch.equal(load(tmp_path / "export")(IMAGES), model.eval()(IMAGES))
-    assert "step 7, which were not evaluated" in (tmp_path / "export" / "README.md").read_text()
+    assert not (tmp_path / "export").exists()  # it is for the network as it was trained
+    assert torch.equal(load(tmp_path / "export-folded")(IMAGES), model.eval()(IMAGES))
+    assert "step 7, which were not evaluated" in (tmp_path / "export-folded" / "README.md").read_text()
     with pytest.raises(UserError, match="no averaged weights: leave --weights out"):
         export.export(tmp_path, "ema", None, False, False)
 

@@ -35,6 +35,11 @@ def test_both_splits_are_written_and_told(tmp_path: Path, capsys: pytest.Capture
     [
         (["digit"], "digits"),
         (["folder", "--root", "/nowhere/at/all"], "The data folder /nowhere/at/all does not exist"),
+        (
+            ["cars", "--root", "/nowhere"],
+            "/nowhere does not exist; set --root=FOLDER, or GAB_DATA to the folder that h",
+        ),
+        (["cars", "--root", "/nowhere"], "or make it: /nowhere does not hold stanford_cars/ with cars_train/"),
         (["digits", "data.write.quality=0"], "data.write.quality is 0; set it to 1 to 100"),
         (["digits", "data.rot=x"], "data.root"),
         (["digits", "--workers", "0"], "give at least 1"),

@@ -12,7 +12,6 @@ from conf.checks import fill_in
 from conf.schema import plain
 from gab.errors import UserError
 from gab.training.run_folder import run_name
-from scripts import compare
 from scripts.slurm import jobs, submit, sweep
 from scripts.slurm.jobs import Resources, standing
 from scripts.slurm.plan import Plan, plan, quoted
@@ -118,6 +117,8 @@ def test_the_words_of_a_job_lead_to_the_folder_of_the_plan(run: Plan) -> None:
         (["modle=vit_s16"], "modle"),
         (["train.batch_size=33"], "train.batch_size=33 does not divide into 2 processes"),
         (["train.batch_size=4000"], "do not fill one batch"),
+        (["train.test=best"], "train.test=best is for test images"),
+        (["evaluators=[v2]"], "the images of evaluators=.v2. are of ImageNet's 1,000 classes, but data=digits"),
     ],
 )
 def test_a_run_that_cannot_work_is_refused_before_it_is_submitted(words: list[str], message: str) -> None:
@@ -168,38 +169,6 @@ def test_the_table_names_only_what_differs(tmp_path: Path) -> None:
     assert sweep.table(plans, {}).splitlines() == ["seed=0  not submitted", "seed=1  not submitted", "2 not submitted"]
 
 
-def test_comparison_is_over_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = {"a": (0, "a", 80.0), "b": (1, "a", 82.0), "c": (0, "b", 90.0), "d": (1, "b", None)}
-    for name, (seed, model, top1) in found.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.yaml").write_text(f"{{seed: {seed}, model: {{base: {model}}}, run: {{dir: x}}}}")
-        kind = "eval" if top1 is None else "end"
-        tested = {} if name == "c" else {"test_top1": 70.0 + seed}
-        (tmp_path / name / "record.jsonl").write_text(row(kind=kind, epoch=2, top1=top1, **tested))
-    compare.write(tmp_path / "out", [tmp_path / name for name in found])
-    lines = (tmp_path / "out" / "comparison.csv").read_text().splitlines()
-    assert lines == [
-        "model.base,runs,seeds,top1_mean,top1_std,test_top1_mean,test_top1_std",
-        "b,1,0,90.0,,,",
-        "a,2,0 1,81.0,1.414,70.5,0.707",
-    ]
-    assert f"not come to its end: {tmp_path}/d" in capsys.readouterr().out
-    with pytest.raises(UserError, match="nothing to compare"):
-        compare.write(tmp_path / "out", [tmp_path / "d"])
-
-
-def test_comparison_is_in_the_order_of_the_runs_metric(tmp_path: Path) -> None:
-    found = {"a": (80.0, 70.0), "b": (79.0, 75.0)}
-    for name, (top1, mean_per_class) in found.items():
-        (tmp_path / name).mkdir()
-        settings = f"{{seed: 0, model: {{base: {name}}}, data: {{metric: mean_per_class}}}}"
-        (tmp_path / name / "config.yaml").write_text(settings)
-        scores = {"top1": top1, "mean_per_class": mean_per_class}
-        (tmp_path / name / "record.jsonl").write_text(row(kind="end", epoch=2, **scores))
-    rows = compare.compare([run for run in (compare.ended(tmp_path / name) for name in found) if run])
-    assert [each["model.base"] for each in rows] == ["b", "a"]
-
-
 def test_without_slurm_one_is_sent_to_a_login_node(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no squeue here: run this on a login node"):
@@ -217,3 +186,38 @@ def test_a_controller_that_is_down(script: str, message: str, monkeypatch: pytes
     monkeypatch.setattr(jobs, "PATIENCE", 0.5)
     with pytest.raises(UserError, match=message):
         jobs.queued()
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Callable[..., sweep.Sweep]:
+    """A submitted sweep of two seeds, with further settings."""
+
+    def make(*words: str) -> sweep.Sweep:
+        cells = sweep.grid([*TINY, f"run.dir={tmp_path}", "seed=0,1", *words])
+        plans = sweep.plan_all(cells, Resources.of([], cpu_only=True), pack=1)
+        made = sweep.Sweep(plans, [], sweep.parse(["seed=0"])[0])
+        made.folder.mkdir(parents=True, exist_ok=True)
+        return made
+
+    return make
+
+
+def test_a_sweep_has_a_dashboard_of_its_own_runs_saved_once(planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(sweep.dashboard, "save", lambda *given, **more: asked.append((given, more)) or "http://w/v")
+    made = planned("tracking.wandb=online", "tracking.project=vit", "tracking.entity=lab")
+    assert made.dashboard() == made.dashboard() == "dashboard: http://w/v\n"
+    names = [each.folder.name for each in made.plans]
+    assert asked == [(("vit", "lab"), {"name": made.folder.name, "where": {"run.name": names}})]
+
+
+def test_runs_kept_offline_have_no_dashboard_and_a_missing_one_stops_nothing(
+    planned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise UserError("W&B has no project")
+
+    monkeypatch.setattr(sweep.dashboard, "save", refuse)
+    assert planned("tracking.wandb=offline").dashboard() == planned().dashboard() == ""
+    said = planned("tracking.wandb=online").dashboard()
+    assert said == "dashboard: none yet, the same command with --status tries again (W&B has no project)\n"

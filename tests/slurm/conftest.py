@@ -1,14 +1,18 @@
 """A real cluster of two nodes on this machine, started once for all tests of this folder."""
 
+import io
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +41,20 @@ class Cluster:
         )
         assert done.returncode == 0 or not check, f"{command}\n{done.stdout}{done.stderr}"
         return done
+
+    def python(self, script: str, *words: str) -> SimpleNamespace:
+        """`python SCRIPT WORDS` in this process, which has imported all it takes already: its code, out and err."""
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            patch.chdir(ROOT)
+            patch.setattr(sys, "argv", [script, *words])
+            try:
+                runpy.run_path(str(ROOT / script), run_name="__main__")
+            except SystemExit as ended:
+                code = ended.code
+        return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
 
     def show(self, job: str) -> dict[str, str]:
         """What the controller knows of a job or an array member."""

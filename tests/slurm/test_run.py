@@ -12,17 +12,18 @@ from tests.conftest import TINY
 from tests.slurm.conftest import ROOT, Cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+SUBMIT = "scripts/slurm/submit.py"  # what train.sbatch calls
 
 
-def submitted(cluster: Cluster, *words: str) -> SimpleNamespace:
-    """What train.sbatch says, the number of its job and the folder of its run."""
-    out = cluster.call("scripts/slurm/train.sbatch", *words).stdout
+def started(out: str) -> SimpleNamespace:
+    """The number of a submitted job, the folder of its run and its log, of what was said about it."""
     job, log = out.split("job ")[1].split()[0], Path(out.rpartition("log: ")[2].strip())
-    return SimpleNamespace(out=out, job=job, folder=log.parents[1], log=log)
+    return SimpleNamespace(job=job, folder=log.parents[1], log=log)
 
 
 def test_a_run_on_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
-    run = submitted(cluster, "--nodes=2", "--time", "10", *TINY, f"run.dir={tmp_path}", "train.epochs=1")
+    words = ["--nodes=2", "--time", "10", *TINY, f"run.dir={tmp_path}", "train.epochs=1"]
+    run = started(cluster.call("scripts/slurm/train.sbatch", *words).stdout)
     cluster.await_end(run.job)
     log = run.log.read_text()
     assert cluster.state(run.job) == "COMPLETED", log
@@ -32,9 +33,7 @@ def test_a_run_on_two_nodes(cluster: Cluster, tmp_path: Path) -> None:
     assert "node n1: Python" in log
     assert "node n2: Python" in log
     assert "2 x cpu" in log
-    again = cluster.call(
-        "scripts/slurm/train.sbatch", "--nodes=2", *TINY, f"run.dir={tmp_path}", "train.epochs=1"
-    ).stdout
+    again = cluster.python(SUBMIT, *words).out
     assert f"{run.folder} is done: top-1" in again
     assert "is queued" not in again
 
@@ -56,7 +55,7 @@ def test_sbatch_of_the_script_itself_copies_the_code_in_the_job(cluster: Cluster
 
 def test_a_node_that_cannot_work_is_named(cluster: Cluster, tmp_path: Path) -> None:
     words = [word for word in TINY if word != "run.device=cpu"]  # so it asks for a GPU, and gets one that is none
-    run = submitted(cluster, "--cpus-per-task=1", *words, f"run.dir={tmp_path}")
+    run = started(cluster.python(SUBMIT, "--cpus-per-task=1", *words, f"run.dir={tmp_path}").out)
     cluster.await_end(run.job)
     assert cluster.show(run.job)["ExitCode"] == "2:0"
     assert "error: node n1: SLURM gives the job 1 GPUs there, but PyTorch sees 0" in run.log.read_text()
@@ -64,7 +63,7 @@ def test_a_node_that_cannot_work_is_named(cluster: Cluster, tmp_path: Path) -> N
 
 
 def test_what_sbatch_refuses_is_said_in_its_words(cluster: Cluster, tmp_path: Path) -> None:
-    refused = cluster.call("scripts/slurm/train.sbatch", "--partition=none", *TINY, f"run.dir={tmp_path}", check=False)
-    assert refused.returncode == 2
-    assert "error: sbatch refused: invalid partition specified: none" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    refused = cluster.python(SUBMIT, "--partition=none", *TINY, f"run.dir={tmp_path}")
+    assert refused.code == 2
+    assert "error: sbatch refused: invalid partition specified: none" in refused.err
+    assert "Traceback" not in refused.err

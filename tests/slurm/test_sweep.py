@@ -1,41 +1,45 @@
 """A sweep that everything happens to: one run is cancelled, one cannot start, one is warned and queued again."""
 
-import contextlib
-import io
 import json
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from gab.tracking.record import read
 from scripts.same_bits import differences
-from scripts.slurm.sweep import main
 from tests.conftest import TINY
 from tests.gab.tracking.conftest import records
-from tests.slurm.conftest import ROOT, Cluster, await_true
+from tests.slurm.conftest import Cluster, await_true
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
-LONG = [*TINY, "train.epochs=16", "model.gab=true,false", "seed=0,1"]  # 160 steps
+STEPS = 100
+LONG = [*TINY, "train.epochs=10", "model.gab=true,false", "seed=0,1"]
 SETTINGS = ["model.gab=True seed=0", "model.gab=True seed=1", "model.gab=False seed=0", "model.gab=False seed=1"]
 
 
 def sweep(cluster: Cluster, *words: str) -> str:
-    """What `python scripts/slurm/sweep.py WORDS` prints; in this process, which has loaded all it takes already."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
-        for name, value in cluster.environment.items():
-            patch.setenv(name, value)
-        patch.chdir(ROOT)
-        main(list(words))
-    return said.getvalue()
+    """What `python scripts/slurm/sweep.py WORDS` prints."""
+    done = cluster.python("scripts/slurm/sweep.py", *words)
+    assert done.code == 0, done.err
+    return done.out
 
 
 def under_way(folder: Path) -> bool:
     """Whether a run has trained some steps."""
     record = folder / "record.jsonl"
     return record.is_file() and any(row["kind"] == "train" for row in read(record))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the jobs have, since the number of threads decides how sums round."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +93,12 @@ def test_status_tells_what_became_of_each(story: SimpleNamespace) -> None:
 
 
 def test_the_last_member_is_queued_again_alone_and_ends_as_if_undisturbed(
-    story: SimpleNamespace, cluster: Cluster, tmp_path: Path
+    story: SimpleNamespace, cluster: Cluster, tiny_run: Callable[..., Path], one_thread: None, tmp_path: Path
 ) -> None:
     assert story.restarts == ["0", "0", "0", "1"]
     assert cluster.state(story.jobs[3]) == "COMPLETED"
     assert "start 2, on n" in (story.runs[3] / "slurm" / "train.log").read_text()
-    words = [*LONG[:-2], *SETTINGS[3].split(), "tracking.wandb=disabled", f"run.dir={tmp_path}", "run.name=alone"]
-    cluster.call(sys.executable, "train.py", *words)  # with as many threads as the job, as these decide how sums round
-    assert differences(story.runs[3], tmp_path / "alone") == []
+    assert differences(story.runs[3], tiny_run(tmp_path, f"train.epochs={STEPS // 10}", *SETTINGS[3].split())) == []
 
 
 def test_it_is_one_run_of_wandb(story: SimpleNamespace) -> None:
@@ -126,12 +128,12 @@ def test_the_same_command_again_submits_only_what_has_not_ended(story: SimpleNam
     assert nothing == "train: nothing to submit, every run has ended or is queued\n"
     cluster.await_end(f"{train}_0", f"{train}_1", compare)
     rows = [row["step"] for row in read(story.runs[0] / "record.jsonl") if row["kind"] == "train"]
-    assert rows == list(range(1, 161))  # it went on from where scancel stopped it
+    assert rows == list(range(1, STEPS + 1))  # it went on from where scancel stopped it
     assert "continues the run at epoch" in (story.runs[0] / "slurm" / "train.log").read_text()
     for run in story.runs:
         assert json.loads((run / "eval" / "scores.json").read_text())["scores"]["raw"]["images"] == 360
     table = next(story.folder.glob("sweeps/*/comparison.csv")).read_text().splitlines()
-    assert table[0].startswith("model.gab,runs,seeds,top1_mean,top1_std")
+    assert table[0].startswith("data,model.gab,runs,seeds,top1_mean")
     assert len(table) == 3
 
 

@@ -1,3 +1,4 @@
+import hashlib
 from functools import partial
 
 import numpy as np
@@ -5,10 +6,11 @@ import pytest
 import torch
 from torchvision.transforms.functional import center_crop
 
+from gab import transfer
 from gab.augment import Augment, normalize
 from gab.augment.batch import centre
 from gab.augment.erasing import draw_boxes
-from gab.augment.operations import Layer, Op
+from gab.augment.operations import Layer, Op, apply, plan
 from gab.config import AugmentConfig, RandAugmentConfig
 from tests.gab.augment.pillow import by_timm
 
@@ -99,7 +101,9 @@ def test_a_sample_passes_its_layers_as_by_timm(photos) -> None:
     images = photos(48)[:3].repeat(16, 1, 1, 1)
     chosen = augment(randaugment=RandAugmentConfig(layers=3, prob=0.9), color_jitter=0.3)
     layers = chosen.layers(torch.arange(len(images)), epoch=0)
-    ours = chosen._distort(images, layers)
+    ours = images.clone()
+    for layer in layers:
+        apply(ours, plan(layer, 48))
     for i, image in enumerate(images):
         theirs = image
         for layer in layers:
@@ -130,6 +134,36 @@ def test_mixing_ends() -> None:
     assert torch.equal(targets.partners, columns[1])
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_device_is_asked_for_nothing(recipe: str) -> None:
+    """It can be one that has shapes and no values."""
+    meta, chosen = torch.device("meta"), augment(**RECIPES[recipe])
+    drawn = chosen.draw(torch.arange(256), size=16, epoch=1, step=7, first=0)
+    tensors = list(transfer._tensors(drawn))
+    moved = transfer._exchanged(drawn, iter([tensor.to(meta) for tensor in tensors]))
+    chosen.device, chosen.mean, chosen.std = meta, chosen.mean.to(meta), chosen.std.to(meta)
+    images, labels = torch.zeros(256, 3, 16, 16, dtype=torch.uint8, device=meta), torch.zeros(256, device=meta).long()
+    assert chosen.apply(images, labels, moved)[0].shape == (256, 3, 16, 16)
+
+
+DIGESTS = {
+    "gab": "a3087f3d7f26d492",
+    "deit3": "83a6c531272c27f2",
+    "gab_finetune": "6b1aca47602085a5",
+    "all": "388b2305aeda347c",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_same_numbers_in_every_version(recipe: str) -> None:
+    """No change of the code may change what is drawn: rows, arguments and strengths, to four digits."""
+    drawn = augment(**RECIPES[recipe]).draw(torch.arange(64), size=24, epoch=3, step=17, first=64)
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in transfer._tensors(drawn):
+        digest.update(repr([round(1e4 * value) for value in tensor.flatten().tolist()]).encode())
+    assert digest.hexdigest() == DIGESTS[recipe]
+
+
 def test_the_network_gets_no_history() -> None:
     assert not augment(**RECIPES["gab"])(*batch(), epoch=0, step=0, first=0)[0].requires_grad
 
@@ -137,15 +171,20 @@ def test_the_network_gets_no_history() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("recipe", ["gab", "deit3"])
 def test_all_is_compiled_at_the_start(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever number of images an operation or a box meets later."""
+    """Whatever number of images an operation or a box meets later, wherever its arguments lie in what was moved."""
     graphs = []
 
     def backend(graph, example):
         graphs.append(graph)
         return graph.forward
 
+    def to_device(tree, device):
+        tensors = list(transfer._tensors(tree))
+        return transfer._exchanged(tree, iter(transfer.unpack(transfer.pack(tensors), tensors)))
+
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr("gab.augment.batch.to_device", to_device)
     config = AugmentConfig(mixing_group=4, **RECIPES[recipe])
     chosen = Augment(config, seed=0, mean=MEAN, std=STD, device=CPU, compile=True)
     chosen.warm_up(24, 16)
@@ -156,10 +195,10 @@ def test_all_is_compiled_at_the_start(recipe: str, monkeypatch: pytest.MonkeyPat
         for op, taps in torch.stack([layer.op, layer.taps], 1).unique(dim=0):
             for count in (1, 2, 3, 16, 24):
                 given = Layer(op.repeat(count), torch.ones(count).double(), taps.repeat(count), layer.fill)
-                chosen._distort(images[:count], [given])
-    for count in (0, 1, 2, 4, 16, 24) if config.erase_prob else ():
-        drawn = draw_boxes(torch.arange(count), seed=0, epoch=0, size=16, prob=1.0)
-        chosen._erase(torch.zeros(24, 3, 16, 16), *drawn)
+                apply(images[:count], to_device(plan(given, 16), CPU), chosen.kinds)
+    for count in (1, 2, 4, 16, 24) if config.erase_prob else ():
+        boxes = draw_boxes(torch.arange(count), seed=0, epoch=0, size=16, prob=1.0)
+        chosen.erase(torch.zeros(24, 3, 16, 16), *to_device(boxes, CPU))
     assert len(graphs) == first
 
 

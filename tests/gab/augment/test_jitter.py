@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter, RandomRotation
 
 from gab.augment import jitter
-from gab.augment.operations import Op, apply
+from gab.augment.operations import Op, apply, plan
 
 KEYS = torch.arange(6000)
 AT = {"seed": 0, "epoch": 2}
@@ -20,7 +20,7 @@ AT = {"seed": 0, "epoch": 2}
 
 def done(images: Tensor, layers: list) -> np.ndarray:
     for layer in layers:
-        apply(images, layer, lambda tensor: tensor)
+        apply(images, plan(layer, images.shape[-1]))
     return images.permute(0, 2, 3, 1).numpy()
 
 

@@ -2,11 +2,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from timm.data.mixup import Mixup, cutmix_bbox_and_lam, mixup_target
-from timm.loss import SoftTargetCrossEntropy
+from timm.data.mixup import Mixup, cutmix_bbox_and_lam
 from torch.nn.functional import one_hot
 
-from gab.augment.batch import Targets, mixed_cross_entropy
 from gab.augment.mixing import Mixing, draw_mixing, mirrored, mix_images, units
 
 BOTH = {"seed": 0, "step": 3, "size": 32, "mixup": 0.2, "cutmix": 1.0, "prob": 1.0, "switch_prob": 0.5}
@@ -110,13 +108,3 @@ def test_images_mix_with_the_mirrored_group() -> None:
     expected = images[4].clone()
     expected[:, 1:4, 2:4] = images[7][:, 1:4, 2:4]
     torch.testing.assert_close(mixed[4], expected)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_as_against_timm_dense_targets(smoothing: float) -> None:
-    logits, labels = torch.randn(8, 10, requires_grad=True), torch.randint(10, (8,))
-    targets = Targets(labels, labels.flip(0), torch.full((8,), 0.37))
-    dense = mixup_target(labels, 10, lam=0.37, smoothing=smoothing)
-    ours, theirs = mixed_cross_entropy(logits, targets, smoothing), SoftTargetCrossEntropy()(logits, dense)
-    torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))

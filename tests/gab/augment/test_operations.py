@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gab.augment import filters, moves
-from gab.augment.operations import KINDS, Layer, Op, apply
+from gab.augment.operations import KINDS, Layer, Op, apply, plan
 from tests.gab.augment.pillow import CASES, FILL, by_timm
 
 MOVES = (Op.ROTATE, Op.SHEAR_X, Op.SHEAR_Y, Op.TRANSLATE_X, Op.TRANSLATE_Y)
@@ -20,12 +20,17 @@ def layer(op: Op, args: list[float], taps: int, fill: tuple[int, ...] = FILL) ->
     return Layer(torch.full((count,), op), arg, torch.full((count,), taps), torch.tensor(fill).byte())
 
 
+def do(layer: Layer, images: Tensor) -> None:
+    """In place."""
+    apply(images, plan(layer, images.shape[-1]))
+
+
 def differences(op: Op, images: Tensor, taps: int) -> np.ndarray:
     """Grey levels between ours and timm's, for all images and arguments."""
     args = [arg for arg in CASES[op][1] for _ in images]
     batch = images.repeat(len(CASES[op][1]), 1, 1, 1)
     done = batch.clone()
-    apply(done, layer(op, args, taps), lambda tensor: tensor)
+    do(layer(op, args, taps), done)
     ours = done.permute(0, 2, 3, 1).numpy().astype(int)
     theirs = np.stack([by_timm(image, op, arg, taps) for image, arg in zip(batch, args, strict=True)])
     return np.abs(ours - theirs)
@@ -57,13 +62,13 @@ def test_nearest_rotation_as_pillow(size: int, photos: Callable[[int], Tensor]) 
 def test_no_bits_are_black(photos: Callable[[int], Tensor]) -> None:
     """As in the versions of Pillow that the papers used; newer ones refuse it."""
     images = photos(32)[:2]
-    apply(images, layer(Op.POSTERIZE, [0, 0], 2), lambda tensor: tensor)
+    do(layer(Op.POSTERIZE, [0, 0], 2), images)
     assert (images == 0).all()
 
 
 def test_what_nothing_is_done_to_stays(photos: Callable[[int], Tensor]) -> None:
     images, kept = photos(32), photos(32)
-    apply(images, layer(Op.KEEP, [0.0] * len(images), 2), lambda tensor: tensor)
+    do(layer(Op.KEEP, [0.0] * len(images), 2), images)
     assert torch.equal(images, kept)
 
 
@@ -77,10 +82,10 @@ def test_neighbours_do_not_matter(photos: Callable[[int], Tensor]) -> None:
     order = torch.from_numpy(random.permutation(len(some)))
     together = images[order]
     whole = Layer(ops[order], args[order], taps[order], torch.tensor(FILL).byte())
-    apply(together, whole, lambda tensor: tensor)
+    do(whole, together)
     for place, number in enumerate(order.tolist()):
         alone = images[number : number + 1].clone()
-        apply(alone, layer(Op(some[number][0]), [some[number][1]], some[number][2]), lambda tensor: tensor)
+        do(layer(Op(some[number][0]), [some[number][1]], some[number][2]), alone)
         assert torch.equal(alone[0], together[place]), some[number]
 
 

@@ -1,7 +1,7 @@
-"""Runs of several real processes, forked from the test's own, so that nothing is imported anew."""
+"""Runs of several real processes."""
 
+import multiprocessing
 import os
-import signal
 import socket
 import sys
 import time
@@ -18,48 +18,57 @@ from gab.distributed import launch, watch
 TIMEOUT = 120  # seconds for what takes one or two
 
 
+FRESH = multiprocessing.get_context("forkserver")
+FRESH.set_forkserver_preload(["pytest", "torch", "conf.errors", "gab.distributed.launch"])
+QUICK = ((watch, {"INTERVAL": 0.1, "SILENCE": 2.0, "GRACE": 1.0}), (launch, {"START": "fork", "GRACE": 2.0}))
+
+
+def work_and_exit(output: Path, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """What the process does: the work, with the exit code of a command, and a heartbeat that judges within seconds."""
+    code = 1
+    try:
+        os.setsid()  # signals to its group are no signals to the tests
+        os.dup2(os.open(output, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
+        os.dup2(1, 2)
+        sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
+        for module, values in QUICK:
+            vars(module).update(values)
+        with sentences():
+            work(*args)
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 class Forked:
-    """A process that runs `work`, its output in a file."""
+    """A process that runs `work(*args)`, its output in a file.
 
-    def __init__(self, work: Callable[[], Any], output: Path):
+    It is forked from one that does nothing else. One forked from the tests' own would hold for ever what a thread of
+    theirs, or of a library that they use, held at that moment.
+    """
+
+    def __init__(self, output: Path, work: Callable[..., Any], args: tuple[Any, ...]):
         self.output = output
-        self.code: int | None = None
-        self.pid = os.fork()
-        if not self.pid:
-            self._run(work)
+        self.process = FRESH.Process(target=work_and_exit, args=(output, work, args))
+        self.process.start()
 
-    def _run(self, work: Callable[[], Any]) -> None:
-        code = 1
-        try:
-            os.setsid()  # signals to its group are no signals to the tests
-            os.dup2(os.open(self.output, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 1)
-            os.dup2(1, 2)
-            sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
-            with sentences():
-                work()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
 
     def ended(self) -> bool:
-        """Whether it has; then `code` is its exit code, negative for a signal."""
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if pid else None
-        return self.code is not None
+        return not self.process.is_alive()
 
     def wait(self) -> int:
-        """Its exit code."""
-        deadline = time.monotonic() + TIMEOUT
-        while not self.ended():
-            assert time.monotonic() < deadline, f"no end: {self.text}"
-            time.sleep(0.02)
-        assert self.code is not None
-        return self.code
+        """Its exit code, negative for a signal."""
+        self.process.join(TIMEOUT)
+        assert self.process.exitcode is not None, f"no end: {self.text}"
+        return self.process.exitcode
 
     def wait_for(self, text: str, times: int = 1) -> None:
         """Return when it has printed `text` so often."""
@@ -73,29 +82,20 @@ class Forked:
         return self.output.read_text() if self.output.exists() else ""
 
     def kill(self) -> None:
-        if not self.ended():
-            os.kill(self.pid, signal.SIGKILL)
-            self.wait()
+        self.process.kill()
+        self.process.join()
 
 
 Starter = Callable[..., list[Forked]]
 
 
 @pytest.fixture
-def short(forking: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A heartbeat that judges within seconds."""
-    for name, seconds in {"INTERVAL": 0.1, "SILENCE": 2.0, "GRACE": 1.0}.items():
-        monkeypatch.setattr(watch, name, seconds)
-    monkeypatch.setattr(launch, "GRACE", 2.0)
-
-
-@pytest.fixture
-def forked(tmp_path: Path) -> Iterator[Callable[[Callable[[], Any]], Forked]]:
-    """`forked(work)`: run it in a process of its own."""
+def forked(tmp_path: Path) -> Iterator[Callable[..., Forked]]:
+    """`forked(work, *args)`: run it, a function of a module, in a process of its own."""
     started: list[Forked] = []
 
-    def start(work: Callable[[], Any]) -> Forked:
-        started.append(Forked(work, tmp_path / f"output{len(started)}"))
+    def start(work: Callable[..., Any], *args: Any) -> Forked:
+        started.append(Forked(tmp_path / f"output{len(started)}", work, args))
         return started[-1]
 
     yield start
@@ -103,25 +103,27 @@ def forked(tmp_path: Path) -> Iterator[Callable[[Callable[[], Any]], Forked]]:
         process.kill()
 
 
+def launch_as_given(rank: int, count: int, port: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """What torchrun would start."""
+    ranks = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in ranks.items()}, MASTER_ADDR="127.0.0.1")
+    launch_here(count, work, args)
+
+
+def launch_here(count: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
+    launch.launch(work, args, count=count, device="cpu")
+
+
 @pytest.fixture
-def start(short: None, forked: Callable[..., Forked]) -> Starter:
+def start(forked: Callable[..., Forked]) -> Starter:
     """`start(work, *args, given=False, count=2)`: `launch` it; the parent, or all that torchrun would start."""
 
     def started(work: Callable[..., None], *args: Any, given: bool = False, count: int = 2) -> list[Forked]:
+        if not given:
+            return [forked(launch_here, count, work, args)]
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-
-        def run(rank: int) -> Callable[[], None]:
-            def work_here() -> None:
-                if given:
-                    ranks = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count}
-                    os.environ.update({name: str(value) for name, value in ranks.items()})
-                    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-                launch.launch(work, args, count=count, device="cpu")
-
-            return work_here
-
-        return [forked(run(rank)) for rank in range(count if given else 1)]
+        return [forked(launch_as_given, rank, count, port, work, args) for rank in range(count)]
 
     return started

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gab.distributed import heartbeat, signals
+from gab.distributed import heartbeat, launch, signals
 from gab.distributed.processes import Processes
 from gab.errors import Stopped, UserError
 
@@ -199,9 +199,13 @@ def test_exception(start: Callable, given: bool, rank: int) -> None:
     ), said
 
 
-def test_killed_before_it_could_speak(start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gab.distributed.launch._die_with", lambda parent: os.kill(os.getpid(), signal.SIGKILL))
-    (run,) = start(work_well)
+def launch_what_is_killed_at_once() -> None:
+    vars(launch)["_die_with"] = lambda parent: os.kill(os.getpid(), signal.SIGKILL)
+    launch.launch(work_well, (), count=2, device="cpu")
+
+
+def test_killed_before_it_could_speak(forked: Callable) -> None:
+    run = forked(launch_what_is_killed_at_once)
     assert run.wait() == 3
     assert re.search(rf"error: {WHO.format(0)} ended by SIGKILL, perhaps out of memory", run.text)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gab.distributed import processes
-from gab.distributed.processes import Ranks, choose_device, count_processes, given_ranks
+from gab.distributed.processes import Processes, Ranks, choose_device, count_processes, given_ranks
 from gab.errors import UserError
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -42,6 +42,19 @@ def test_srun_gives_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in given.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert given_ranks() == Ranks(5, 8, 1, 4)
+
+
+@pytest.mark.parametrize(("local_rank", "order"), [(0, ["fetches", "barrier"]), (1, ["barrier", "fetches"])])
+def test_the_first_of_a_node_goes_before_its_others(local_rank: int, order: list[str]) -> None:
+    done: list[str] = []
+
+    class Watched(Processes):
+        def barrier(self) -> None:
+            done.append("barrier")
+
+    with Watched(rank=4 + local_rank, count=8, local_rank=local_rank).in_turn():
+        done.append("fetches")
+    assert done == order
 
 
 def test_cores_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,16 +63,17 @@ def test_blocked_until_somebody_listens() -> None:
             raise AssertionError("not reached: the signal was waiting")
 
 
-def test_second_interrupt(forked: Callable) -> None:
-    def work() -> None:
-        with signals.listening():
-            signals.defer()
-            send(signal.SIGINT)
-            print("goes on", flush=True)
-            send(signal.SIGINT)
-            print("not reached", flush=True)
+def interrupt_twice() -> None:
+    with signals.listening():
+        signals.defer()
+        send(signal.SIGINT)
+        print("goes on", flush=True)
+        send(signal.SIGINT)
+        print("not reached", flush=True)
 
-    one = forked(work)
+
+def test_second_interrupt(forked: Callable) -> None:
+    one = forked(interrupt_twice)
     assert one.wait() == 130
     assert one.text == "\nCtrl-C: stopping; once more ends it at once\ngoes on\n"
 

@@ -66,6 +66,21 @@ def test_every_image_once(processes: int, forking: None, tmp_path: Path) -> None
             assert score(found).images == images
 
 
+def test_all_batches_look_alike() -> None:
+    """In shape and memory format, the last one too: a compiled network would else be compiled once more."""
+    seen = set()
+
+    def look(images: Tensor) -> Tensor:
+        seen.add((images.shape, images.stride()))
+        return prepare(images)
+
+    as_loaded = [b._replace(images=b.images.contiguous(memory_format=torch.channels_last)) for b in split(10)]
+    predictions = predict(network(), as_loaded, look, Processes())
+    assert len(as_loaded[-1].images) == 2
+    assert seen == {((4, 3, 2, 2), (12, 1, 6, 3))}
+    assert np.array_equal(predictions.log_loss, predict(network(), split(10), prepare, Processes()).log_loss)
+
+
 def test_saved_with_names(tmp_path: Path) -> None:
     predictions = predict(network(), split(6), prepare, Processes())
     predictions.save(tmp_path / "predictions.npz", [f"{n}.jpg" for n in range(6)])

@@ -1,4 +1,10 @@
+"""The table of scores: what makes a row, and that none is lost."""
+
 import csv
+import errno
+import fcntl
+import multiprocessing
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -6,7 +12,8 @@ import pytest
 
 from gab.evaluators import table
 
-DATA = SimpleNamespace(name="imagenet", image_size=224, eval_crop=0.9, eval_interpolation="bicubic")
+SPLITS = {"split": "official", "holdout": 0.0, "fraction": 1.0, "split_seed": 0}
+DATA = SimpleNamespace(name="imagenet", image_size=224, eval_crop=0.9, eval_interpolation="bicubic", **SPLITS)
 
 
 def key(weights: str = "raw", step: int | None = 100, **changes: object) -> dict:
@@ -40,7 +47,45 @@ def test_one_row_per_checkpoint_weights_and_setting(tmp_path: Path) -> None:
     assert (rows[0]["images"], rows[0]["v2_images"], rows[0]["epoch"]) == ("50000", "10000", "")
     assert list(rows[0])[: len(table.KEYS) + 1] == [*table.KEYS, "date"]
     assert all(row["date"] for row in rows)
-    assert [file.name for file in path.parent.iterdir()] == ["scores.csv"]
+    assert [file.name for file in path.parent.iterdir() if not file.name.endswith(".lock")] == ["scores.csv"]
+
+
+def test_other_images_are_another_row(tmp_path: Path) -> None:
+    """Also where they have the names of the same data set and split."""
+    path = tmp_path / "scores.csv"
+    pooled = {"split": "pooled", "split_seed": 1}
+    for changes in ({}, pooled, pooled, {"holdout": 0.01}, {"fraction": 0.5}):
+        table.enter(path, key(**changes), {"top1": 80.0})
+    assert [row["drawn"] for row in read(path)] == ["", "pooled-1", "holdout-0.01-0"]
+    some = SimpleNamespace(**(vars(DATA) | {"fraction": 0.5, "holdout": 0.1}))
+    assert table.drawn(some, "train") == "holdout-0.1-fraction-0.5-0"
+
+
+def enter_all(path: Path, image_sizes: range) -> None:
+    for size in image_sizes:
+        table.enter(path, key(image_size=size), {"top1": float(size)})
+
+
+def test_evaluations_at_the_same_time_lose_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    fork = multiprocessing.get_context("fork")
+    shares = [range(start, start + 30) for start in (0, 100, 200)]
+    processes = [fork.Process(target=enter_all, args=(path, share)) for share in shares]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0] * len(shares)
+    assert sorted(int(row["image_size"]) for row in read(path)) == [*chain(*shares)]
+
+
+def test_without_locks_rows_are_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    table.enter(tmp_path / "scores.csv", key(), {"top1": 80.0})
+    assert len(read(tmp_path / "scores.csv")) == 1
 
 
 @pytest.mark.parametrize("missing", ["checkpoint", "weights", "precision", "split"])

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -10,6 +11,7 @@ from gab.errors import UserError
 from gab.models import build, gaussians, variant
 from gab.models.vit import VisionTransformer
 from gab.models.vit_names import RELPOS as GAB_RELPOS
+from gab.models.weights import published
 
 OURS = "vit_relpos_small_patch16_gab_224"
 
@@ -53,6 +55,8 @@ def test_our_networks_start_alike_by_both_names(relpos):
         (SwinConfig(base="swin_s", gab=True), "swin_s_gab"),
         (SwinConfig(base="swin_s", rel_pos="none", position="learnable"), "swin_s_norpe_learnable"),
         (SwinConfig(base="swin_s", position="learnable", join="lape"), "swin_s_lape"),
+        (SwinConfig(base="swin_s", position="learnable", join="lape", join_norm="gain"), "swin_s_lape_gain"),
+        (ViTConfig(base="deit_t16", join="lape", join_norm="norm_channel_gain"), "deit_t16_lape_norm_channel_gain"),
         (ViTConfig(base="deit_s16", position="none"), "deit_s16_nope"),
         (ViTConfig(base="deit_s16", position="sincos_1d", join="lape", life=True), "deit_s16_lape_sincos_1d_life"),
         (ViTConfig(base="deit_s16", position="none", rel_pos="table"), "deit_s16_table"),
@@ -80,11 +84,11 @@ def test_variant(config, name):
         ({"patch_size": 64}, "do not divide into patches"),
         ({"depth": 0}, r"model\.depth is 0; it must be at least 1"),
         ({"drop_path_rate": 1.0}, r"model\.drop_path_rate is 1\.0; a rate is at least 0 and below 1"),
-        ({"pool": "max"}, r"model\.pool is 'max'; choose one of token, avg"),
+        ({"pool": "max"}, r"model\.pool=max is unknown: choose one of token, avg"),
         ({"pool": "token"}, r"model\.class_token=true or model\.pool=avg"),
-        ({"rel_pos": "mlps"}, r"model\.rel_pos is 'mlps'; choose one of none, mlp, table, table_norm, bias"),
-        ({"position": "2d"}, r"model\.position is '2d'"),
-        ({"init": "zeros"}, r"model\.init is 'zeros'"),
+        ({"rel_pos": "mlps"}, r"model\.rel_pos=mlps is unknown: choose one of none, mlp, table, table_norm, bias"),
+        ({"position": "2d"}, r"model\.position=2d is unknown"),
+        ({"init": "zeros"}, r"model\.init=zeros is unknown"),
     ],
 )
 def test_impossible_networks_are_refused_in_a_sentence(relpos, changes, message):
@@ -120,8 +124,18 @@ def test_options_that_a_timm_network_lacks():
         make(TimmConfig(name="resnet10t", kwargs={"wheels": 4}))
 
 
+def test_weights_that_cannot_be_downloaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    message = r"the weights of test_resnet could not be downloaded \(.*docs/clusters\.md says how to bring them"
+    with pytest.raises(UserError, match=message):
+        make(TimmConfig(name="test_resnet", pretrained=True))
+    with pytest.raises(UserError, match=message):
+        published("test_resnet")
+
+
 def test_unknown_network():
-    with pytest.raises(UserError, match=r"model\.network is 'mixer'; choose one of vit, .*swin.*, timm"):
+    with pytest.raises(UserError, match=r"model\.network=mixer is unknown: choose one of vit, .*swin.*, timm"):
         make(ModelConfig(network="mixer", base="mixer"))
 
 

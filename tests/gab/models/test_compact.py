@@ -141,9 +141,9 @@ def test_another_pooling():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stem": "patches"}, "model.stem is 'patches'; choose one of patch, conv"),
+        ({"stem": "patches"}, "model.stem=patches is unknown: choose one of patch, conv"),
         ({"stem": "conv"}, "tokens of 2 pixels: set model.patch_size=2, not 4"),
-        ({"pool": "max"}, "model.pool is 'max'; choose one of token, seq, avg"),
+        ({"pool": "max"}, "model.pool=max is unknown: choose one of token, seq, avg"),
         ({"pool": "token", "class_token": False}, "model.pool=token needs a class token"),
     ],
 )

@@ -203,7 +203,7 @@ def test_a_learned_scalar_starts_at_zero_and_moves():
 
 
 def test_class_biases_that_cannot_be():
-    with pytest.raises(UserError, match=r"class_bias is 'mean'; choose one of zero, row_mean, learned"):
+    with pytest.raises(UserError, match=r"class_bias=mean is unknown: choose one of zero, row_mean, learned"):
         make(class_bias="mean", prefix=1)
     with pytest.raises(UserError, match=r"class_bias=learned needs a class token"):
         make(class_bias="learned")

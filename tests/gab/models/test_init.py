@@ -89,5 +89,5 @@ def test_truncated_normal_distributions(deit):
 
 
 def test_unknown_scheme(relpos):
-    with pytest.raises(UserError, match=r"model\.init is 'jax'; choose one of trunc_normal, pytorch"):
+    with pytest.raises(UserError, match=r"model\.init=jax is unknown: choose one of trunc_normal, pytorch"):
         start(relpos(init="jax"))

@@ -162,7 +162,7 @@ def test_layer_decay_groups_the_norms_with_their_blocks(make):
         ({"position": "none", "join": "lape"}, r"model\.join=lape needs a position.*model\.position=learnable"),
         ({"position": "none", "join": "shared"}, r"model\.join=shared needs a position"),
         ({"position": "sincos_1d", "join": "unshared"}, r"for every layer.*model\.join=shared"),
-        ({"join": "each"}, r"model\.join is 'each'; choose one of add, shared, unshared, lape, lape_sharing"),
+        ({"join": "each"}, r"model\.join=each is unknown: choose one of add, shared, unshared, lape, lape_sharing"),
     ],
 )
 def test_what_does_not_go_together(deit, changes, message):

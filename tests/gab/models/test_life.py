@@ -95,7 +95,7 @@ def test_refusals(deit):
     with pytest.raises(UserError, match=r"width of 16.*multiple of 3"):
         LIFE(16, GRID)
     for life in (True, False):
-        with pytest.raises(UserError, match=r"model\.aux_key is 'mean'; choose one of released, per_scale"):
+        with pytest.raises(UserError, match=r"model\.aux_key=mean is unknown: choose one of released, per_scale"):
             VisionTransformer(deit(life=life, aux_key="mean"), 32)
     with pytest.raises(UserError, match=r"model\.qkv_norm is a part of LIFE: set model\.life=true"):
         VisionTransformer(deit(qkv_norm=True), 32)

@@ -53,7 +53,7 @@ def test_learnable_is_resampled_with_its_prefix_rows_kept():
 
 def test_none_and_errors():
     assert position_embedding("none", (4, 4), 8, 0) is None
-    with pytest.raises(UserError, match=r"model\.position is 'sine'; choose one of none, learnable"):
+    with pytest.raises(UserError, match=r"model\.position=sine is unknown: choose one of none, learnable"):
         position_embedding("sine", (4, 4), 8, 0)
     with pytest.raises(UserError, match="multiple of 4"):
         position_embedding("sincos_2d", (4, 4), 6, 0)

@@ -7,6 +7,7 @@ import timm
 import torch
 from omegaconf import OmegaConf
 
+from gab.errors import UserError
 from gab.models import gaussians
 from gab.models.swin_names import SMALL as SWIN_SMALL
 from gab.models.vit_names import RELPOS, sized
@@ -32,7 +33,7 @@ def test_import_is_cheap():
     """Beyond what timm itself imports, which is W&B where it is installed."""
     code = (
         "import sys, timm; before = set(sys.modules); import gab; "
-        "print({'ffcv', 'numba', 'hydra', 'wandb'} & (set(sys.modules) - before))"
+        "print({'ffcv', 'numba', 'hydra', 'omegaconf', 'wandb'} & (set(sys.modules) - before))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -91,6 +92,64 @@ def test_pretrained_at_another_size_and_number_of_classes(tmp_path, caplog):
     assert torch.allclose(ours.blocks[0].attn.rel_pos.relative_position_bias_table, torch.tensor(0.25), atol=1e-4)
     assert ours.pos_embed.shape == (1, 24 * 24, 24)
     assert torch.equal(ours.blocks[0].mlp.fc1.weight, start.blocks[0].mlp.fc1.weight)
+
+
+OWN = [  # what shows the size of the images that weights are of
+    {"rel_pos": "none", "position": "learnable"},
+    {"rel_pos": "none", "position": "learnable", "join": "lape", "class_token": True},
+    {"rel_pos": "bias", "class_token": True},
+    {"rel_pos": "table"},
+    {"rel_pos": "table_norm"},
+]
+
+
+def own(size, **options):
+    """A network of another size than timm's, as training leaves it: all parameters different."""
+    model = timm.create_model(NAMES[0], img_size=size, **{**TINY, **options})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.rand(parameter.shape))
+    return model
+
+
+@pytest.mark.parametrize("size", [64, (64, 128)])
+@pytest.mark.parametrize("options", OWN, ids=lambda options: "-".join(map(str, options.values())))
+def test_pretrained_takes_ones_own_weights_of_the_same_size_as_they_are(tmp_path, options, size):
+    model = own(size, **options)
+    overlay = saved(tmp_path, model)
+    again = timm.create_model(
+        NAMES[0], img_size=size, pretrained=True, pretrained_cfg_overlay=overlay, **options, **TINY
+    )
+    weights = model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("options", OWN, ids=lambda options: "-".join(map(str, options.values())))
+def test_pretrained_moves_ones_own_weights_as_set_input_size_does(tmp_path, options):
+    model = own(64, **options)
+    overlay = saved(tmp_path, model)
+    moved = timm.create_model(NAMES[0], img_size=96, pretrained=True, pretrained_cfg_overlay=overlay, **options, **TINY)
+    model.set_input_size(96)
+    weights = model.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in moved.state_dict().items())
+    assert moved.blocks[0].attn.gaussian.sigma.item() == pytest.approx(model.blocks[0].attn.gaussian.sigma.item())
+
+
+def test_what_is_not_seen_in_weights_is_said_in_words(tmp_path):
+    """A relative MLP has no size, and positions of a grid that is not square may be of many."""
+    model = own(64)
+    options = {"pretrained": True, "img_size": 96, **TINY}
+    overlay = {**saved(tmp_path, model), "input_size": (3, 64, 64)}
+    moved = timm.create_model(NAMES[0], pretrained_cfg_overlay=overlay, **options)
+    assert gaussians(moved)[1].sigma.item() == pytest.approx(1.5 * gaussians(model)[1].sigma.item())
+    wide = own((64, 96), position="learnable")
+    overlay = saved(tmp_path, wide)
+    with pytest.raises(UserError, match="pos_embed of the weights has 24 rows, .* give the size of the images"):
+        timm.create_model(NAMES[0], pretrained_cfg_overlay=overlay, position="learnable", **options)
+    overlay |= {"input_size": (3, 64, 96)}
+    moved = timm.create_model(NAMES[0], pretrained_cfg_overlay=overlay, position="learnable", **options)
+    wide.set_input_size(96)
+    assert torch.equal(moved.pos_embed, wide.pos_embed)
 
 
 @pytest.mark.parametrize("position", ["sincos_1d", "sincos_2d"])

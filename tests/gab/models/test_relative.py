@@ -158,7 +158,7 @@ def test_only_what_was_asked_for_has_an_error(relpos):
     [
         ({"rel_pos": "none", "position": "learnable"}, r"rel_pos_start=gaussian needs a relative bias"),
         ({"rel_pos": "table_norm"}, r"rel_pos_start=gaussian is for model\.rel_pos=mlp, bias or table"),
-        ({"rel_pos_start": "bell"}, r"model\.rel_pos_start is 'bell'; choose one of default, gaussian"),
+        ({"rel_pos_start": "bell"}, r"model\.rel_pos_start=bell is unknown: choose one of default, gaussian"),
     ],
 )
 def test_starts_that_cannot_be(changes, message, relpos):

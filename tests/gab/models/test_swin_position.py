@@ -222,6 +222,21 @@ def test_own_checkpoint_at_another_size(tmp_path):
     assert torch.equal(model.layers[1].join.norms[1].weight, start.layers[1].join.norms[1].weight)
 
 
+@pytest.mark.parametrize("switches", [{"gab": True}, {"gab": True, "rel_pos": "none"}])
+def test_own_checkpoint_at_its_own_size(tmp_path, switches):
+    """Which is no square here, nor are the positions and the last window."""
+    shape = {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4), "window_size": 8, "img_size": (64, 32), **switches}
+    name = "swin_tiny_patch4_window7_lape_224"
+    start = timm.create_model(name, **shape)
+    with torch.no_grad():
+        for parameter in start.parameters():
+            parameter.add_(torch.rand(parameter.shape))
+    torch.save(start.state_dict(), tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth")}
+    again = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **shape).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in start.state_dict().items())
+
+
 def test_compiles_without_graph_breaks(make):
     model = make("lape", rel_pos="none", depths=[2], num_heads=[2])
     compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
@@ -234,7 +249,7 @@ def test_compiles_without_graph_breaks(make):
         ({"rel_pos": "mlp"}, "model.rel_pos is 'mlp'; a Swin transformer takes one of none, bias"),
         ({"position": "sincos_2d"}, "model.position is 'sincos_2d'; a Swin transformer takes one of none, learnable"),
         ({"join": "lape"}, "model.join=lape needs a position embedding: set model.position=learnable"),
-        ({"position": "learnable", "join": "sum"}, "model.join is 'sum'; choose one of add, shared"),
+        ({"position": "learnable", "join": "sum"}, "model.join=sum is unknown: choose one of add, shared"),
     ],
 )
 def test_refusals(swin, changes, message):
@@ -263,6 +278,6 @@ def test_config_files_are_named_as_their_variants(size, switches, changes, pytes
 def compose(name, folder) -> SwinConfig:
     """The file `name` and those that it starts from, over the schema."""
     files = [OmegaConf.load(folder / f"{name}.yaml")]
-    while (parent := files[0].pop("defaults")[0]) != "swin_schema":
+    while (parent := files[0].pop("defaults")[0]) != "/swin_schema@_here_":
         files.insert(0, OmegaConf.load(folder / f"{parent}.yaml"))
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SwinConfig), *files))

@@ -40,11 +40,15 @@ class Peer:
 
     Attributes:
         runs: what it got, by run id.
+        projects: names of those that can be asked for.
+        views: what it was sent of saved views, by their names.
         requests: how often it was asked, refusals included.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
+        self.projects: set[str] = set()
+        self.views: dict[str, dict[str, Any]] = {}
         self.requests = 0
         self._behaviour: str | int = "well"
         self._go_on = threading.Event()
@@ -122,7 +126,12 @@ class Peer:
             run = given["run"]
             links = [{"name": name, "uploadUrl": f"{self.url}/upload/{run}/{name}"} for name in given["files"]]
             return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": links}}
+        if "upsertView" in query:
+            self.views[given["name"]] = given | {"spec": json.loads(given["spec"])}
+            return {"upsertView": {"view": {"id": "VjE=", "name": given["name"]}, "inserted": True}}
         name = given.get("name")
+        if "query GetProject(" in query:
+            return {"project": _project(name) if name in self.projects else None}
         run = self.runs.get(name or "")
         if "historyTail" in query:  # asked by init(resume="allow")
             return {"model": run and run.project | {"bucket": _resume_status(name, run)}}
@@ -132,16 +141,17 @@ class Peer:
 
     def _upsert(self, given: dict[str, Any]) -> dict[str, Any]:
         name = given["name"]
-        project = {
-            "id": "UDE=",
-            "name": given.get("project") or "uncategorized",
-            "entity": {"id": "RTE=", "name": "lab"},
-        }
+        project = _project(given.get("project") or "uncategorized")
         new = name not in self.runs
         run = self.runs.setdefault(name, Run(project))
         run.state = "running"
         run.config.update(json.loads(given.get("config") or "{}"))
         return {"bucket": _resume_status(name, run) | {"project": run.project}, "inserted": new}
+
+
+def _project(name: str) -> dict[str, Any]:
+    shown = {"entityName": "lab", "createdAt": "2026-01-01T00:00:00", "isBenchmark": False, "user": None}
+    return {"id": "UDE=", "name": name, "entity": {"id": "RTE=", "name": "lab"}, **shown}
 
 
 def _resume_status(name: str | None, run: Run) -> dict[str, Any]:

@@ -174,12 +174,13 @@ def test_an_unknown_mode_is_a_sentence() -> None:
 @pytest.mark.parametrize("settings", [{"mode": "disabled"}, {"active": False}])
 def test_disabled_and_on_other_ranks_nothing_happens(tmp_path: Path, settings: dict) -> None:
     tracking, active = TrackingConfig(wandb=settings.get("mode", "offline")), settings.get("active", True)
+    before = set(threading.enumerate())
     mirror = Mirror(tmp_path, tracking, {}, variant="v", seed=0, name="n", warn=print, active=active)
     mirror.update()
     assert mirror.finish() is None
     assert mirror.id is None
     assert not list(tmp_path.glob("wandb*"))
-    assert "wandb mirror" not in {thread.name for thread in threading.enumerate()}
+    assert "wandb mirror" not in {thread.name for thread in set(threading.enumerate()) - before}
 
 
 def test_without_the_package_there_is_one_warning(folder: Path, mirrored, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +269,7 @@ def test_a_folder_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
 
 def test_a_record_that_cannot_be_read_stops_the_mirror_only(folder: Path, mirrored) -> None:
     run = mirrored(folder)
-    (folder / "record.jsonl").write_text("broken\n")
+    (folder / "record.jsonl").write_text("broken\nbroken\n")
     run.mirror.update()
     assert "cannot be read" in run.finish()
     (warning,) = run.warnings

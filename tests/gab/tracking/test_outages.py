@@ -122,7 +122,7 @@ def test_the_next_start_completes_what_an_outage_left(
     refused = mirrored(folder, "online")
     refused.log(evaluation(1), evaluation(2))
     assert refused.finish() == (
-        f"W&B has got nothing of this start; send the run with `python scripts/wandb_resync.py {folder}`."
+        f"W&B has received nothing of this start; send the run with `python scripts/wandb_resync.py {folder}`."
     )
     (warning,) = refused.warnings
     assert warning.startswith("W&B online did not start (")
@@ -163,7 +163,7 @@ def test_a_server_that_hangs_at_the_start_holds_up_nothing(mirrored, folder: Pat
     run = mirrored(folder, "online")
     assert slowest(run, range(1, 50)) < BLOCKED
     before = time.monotonic()
-    assert "W&B has got nothing of this start; send the run with" in run.finish(timeout=3.0)
+    assert "W&B has received nothing of this start; send the run with" in run.finish(timeout=3.0)
     assert time.monotonic() - before < 60.0  # the peer answers after 120
     (warning,) = run.warnings
     assert warning.startswith("W&B did not answer until the end of the run")

@@ -1,4 +1,5 @@
 import json
+import resource
 import shlex
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gab.errors import UserError
 from gab.tracking import provenance
 
 
@@ -48,6 +50,19 @@ def test_an_installed_copy_is_not_of_the_repository_around_it(repository: Path) 
 def test_what_lies_above_the_repository_is_no_snapshot(repository: Path) -> None:
     (repository.parent / provenance.SNAPSHOT).write_text("{}")
     assert provenance.source(repository / "package" / "code.py")["commit"]
+
+
+def test_a_disk_that_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "source", lambda _: {"commit": None, "diff": "+" * 2000, "untracked": []})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit, file in ((1000, "uncommitted.diff"), (2000, "provenance.json")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(UserError, match=rf"cannot write {tmp_path}/{file} \(File too large\): make room"):
+                provenance.save(tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "provenance.json").exists()
 
 
 def test_without_git(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

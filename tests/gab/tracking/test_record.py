@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gab.errors import UserError
+from gab.tracking.metrics import DashboardRows
 from gab.tracking.record import Record, read
 
 
@@ -154,3 +155,25 @@ def test_other_ranks_write_nothing(path: Path) -> None:
     assert record.position == record.sync() == 0
     record.close()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("line", ["{}", '{"step": 1}', "[1]", "3"])
+def test_a_line_without_a_kind_is_no_row(path: Path, line: str) -> None:
+    write_three(path)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], line, *lines[1:], ""]))
+    with pytest.raises(UserError, match=r"record\.jsonl, line 2, is not a row of a record \(not an object with a kind"):
+        read(path)
+
+
+def test_a_dashboard_waits_at_a_broken_last_line_and_refuses_another(path: Path) -> None:
+    write_three(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"kind": "tr\n')
+    rows = DashboardRows(path)
+    assert rows.count() == len(read(path)) == 3
+    path.write_bytes(whole + b'{"kind": "train", "step": 3}\n')
+    assert rows.count() == 4
+    path.write_bytes(b'{"kind": "tr\n' + whole)
+    with pytest.raises(ValueError, match="control character"):
+        DashboardRows(path).count()

@@ -94,7 +94,7 @@ def test_a_run_that_fails_half_way_takes_no_rows_of_the_next(
 def test_a_gap_needs_a_new_run(offline, folder: Path, peer: Peer, shown, expected) -> None:
     resync(folder, "online")
     del peer.runs[offline.id].lines[1]
-    with pytest.raises(UserError, match=f"run {offline.id} has 3 rows up to step 3, .* build the run anew with --new"):
+    with pytest.raises(UserError, match=f"run {offline.id} has 3 rows up to step 3, .* rebuild the run with --new"):
         resync(folder, "online")
     sentence = resync(folder, "online", new=True)
     new = (folder / "wandb_id").read_text().strip()
@@ -113,7 +113,7 @@ def test_mismatches(offline, folder: Path) -> None:
         ServerRun(rows=2, lines=2, sample=((0, 10), (1, 15))), record, ended=True
     )
     assert "some are missing or there twice" in mismatch(ServerRun(rows=4, lines=5), record, ended=True)
-    assert "anew with --new" in mismatch(ServerRun(rows=6, lines=6), record, ended=True)
+    assert "rebuild the run with --new" in mismatch(ServerRun(rows=6, lines=6), record, ended=True)
     assert "let it train on" in mismatch(ServerRun(rows=6, lines=6), record, ended=False)
 
 
@@ -142,7 +142,7 @@ def test_a_server_that_refuses_or_fails_is_a_sentence(
 ) -> None:
     peer.behave(how)
     monkeypatch.setattr(resync_module, "ask", lambda *run: ask(*run, timeout=2))
-    with pytest.raises(UserError, match=r"W&B did not take the run \(.*\): look after the network and the key"):
+    with pytest.raises(UserError, match=r"W&B did not take the run \(.*\): check your key"):
         resync(folder, "online")
     assert peer.runs == {}
 

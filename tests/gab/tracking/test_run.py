@@ -53,7 +53,7 @@ def test_a_dashboard_that_hangs_costs_no_row_and_the_rest_is_sent_later(
     peer.behave("hang")
     folder = tiny_run(tmp_path, "train.max_steps=3", "tracking.wandb=online")
     command = f"python scripts/wandb_resync.py {folder}"
-    assert f"W&B has got nothing of this start; send the run with `{command}`." in capsys.readouterr().err
+    assert f"W&B has received nothing of this start; send the run with `{command}`." in capsys.readouterr().err
     assert [row["step"] for row in rows(folder, "train")] == [1, 2, 3, 4, 5, 6]
     assert rows(folder)[-1]["kind"] == "end"
     peer.behave("well")

@@ -2,19 +2,19 @@ from pathlib import Path
 
 import torch
 from timm.layers import BatchNormAct2d
-from timm.utils import ModelEmaV3
 from torch import nn
 
 from gab.distributed.launch import launch
 from gab.distributed.processes import Processes
 from gab.training import batchnorm, checkpoint
+from gab.training.average import Average
 from gab.training.state import TrainState
 
 
 def new_state() -> TrainState:
     model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1))
     optimizer = torch.optim.AdamW(model.parameters())
-    return TrainState(model, optimizer, ModelEmaV3(model), torch.zeros(()))
+    return TrainState(model, optimizer, Average(model), torch.zeros(()), step=1)
 
 
 def seen(state: TrainState) -> list[float]:
@@ -35,6 +35,10 @@ def save_and_resume(processes: Processes, folder: Path) -> None:
     assert seen(again) == [1.0 + rank, 5.0 + rank]
     batchnorm.average(again, processes)
     assert seen(again) == [1.5, 5.5]
+    again.step = 2
+    again.model[0].running_mean.fill_(2.0 + rank)
+    batchnorm.average(again, processes)
+    assert seen(again) == [2.5, 5.5]
 
 
 def test_each_process_goes_on_with_what_it_has_seen(forking: None, tmp_path: Path) -> None:
@@ -43,6 +47,25 @@ def test_each_process_goes_on_with_what_it_has_seen(forking: None, tmp_path: Pat
     batchnorm.restore(state, Processes(), checkpoint.load(tmp_path / "last.pt")["statistics"])
     assert seen(state) == [0.0, 0.0]  # another number of processes: as the model of the checkpoint has them
     assert batchnorm.gather(state, Processes()) == []
+
+
+def stop_in_an_evaluation(processes: Processes) -> None:
+    """After the average; what goes on from there averages once more."""
+    torch.manual_seed(processes.rank)
+    state = TrainState(nn.BatchNorm1d(512), None, None, torch.zeros(()), step=1)
+    state.model.running_mean.normal_()
+    batchnorm.average(state, processes)
+    stored, weights = batchnorm.gather(state, processes), state.model.state_dict()
+    again = TrainState(nn.BatchNorm1d(512), None, None, torch.zeros(()), step=1)
+    again.model.load_state_dict(weights)
+    batchnorm.restore(again, processes, stored)
+    batchnorm.average(again, processes)
+    assert torch.equal(again.model.running_mean, state.model.running_mean)
+
+
+def test_the_average_is_not_averaged_again(forking: None) -> None:
+    """Of this many equal numbers the mean is another one, by rounding."""
+    launch(stop_in_an_evaluation, (), count=6, device="cpu")
 
 
 def test_what_is_said() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from gab.errors import UserError
 from gab.training import checkpoint
-from gab.training.checkpoint_store import CheckpointStore
+from gab.training.checkpoint_store import CheckpointStore, has_checkpoint
 
 Open = Callable[..., CheckpointStore]
 
@@ -54,6 +54,21 @@ def test_a_start_goes_on_with_what_another_left(open_store: Open, tmp_path: Path
     assert (path.name, found["step"]) == ("last.pt", 2)
     write(again, 3)
     assert files(again) == {"last.pt": 3, "step_00000002.pt": 2}
+
+
+def test_only_what_a_start_goes_on_from_is_a_checkpoint(open_store: Open, tmp_path: Path) -> None:
+    """Else a run with a copy in its folder would neither go on from it nor begin with `init.source`."""
+    store = open_store()
+    assert not has_checkpoint(tmp_path)
+    write(store, 1)
+    store.last.rename(store.folder / "old_last.pt")
+    assert store.newest(pytest.fail) is None
+    assert not has_checkpoint(tmp_path)
+    for name in ("best.pt", "step_00000001.pt", "last.pt"):
+        (store.folder / "old_last.pt").rename(store.folder / name)
+        assert store.newest(pytest.fail)
+        assert has_checkpoint(tmp_path)
+        (store.folder / name).rename(store.folder / "old_last.pt")
 
 
 def test_the_best_is_one_more_name(open_store: Open) -> None:
@@ -173,7 +188,7 @@ def test_a_file_that_runs_code_is_not_loaded(open_store: Open, tmp_path: Path) -
     said: list[str] = []
     path, _ = open_store().newest(said.append)
     assert path.name == "step_00000001.pt"
-    assert "wants to run code" in said[0]
+    assert "would run code" in said[0]
     assert not (tmp_path / "ran").exists()
 
 

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gab.augment import Targets, mixed_cross_entropy
+from gab.augment import Targets
 from gab.config import DistillationConfig, TimmConfig
 from gab.errors import UserError
-from gab.training.distillation import Teacher, employ, load_teacher
-from gab.training.objective import Objective
+from gab.training.distillation import Teacher, check_size, load_teacher, make_teacher
+from gab.training.objective import Objective, mixed_cross_entropy
 
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
@@ -55,7 +55,7 @@ def test_soft_labels_are_its_distribution_at_a_temperature() -> None:
 def test_a_student_without_a_second_head_is_refused() -> None:
     config = SimpleNamespace(model=TimmConfig(name="resnet18", base="resnet18"))
     with pytest.raises(UserError, match="needs a network with a head for it, which resnet18 lacks"):
-        employ(config, Brightness(), 3, torch.device("cpu"))
+        make_teacher(config, Brightness(), 3, torch.device("cpu"))
 
 
 def test_the_two_losses_share() -> None:
@@ -95,8 +95,22 @@ def test_weights_of_a_file(tmp_path: Path) -> None:
     assert torch.equal(found.get_classifier().weight, network.get_classifier().weight)
     first, second = (Teacher(config, n, **HALF, bf16=False).digest for n in (found, network))
     assert first == second
-    with pytest.raises(UserError, match=r"test_resnet tells 5 classes apart, the data set has 10: .*weights"):
+    with pytest.raises(UserError, match=r"test_resnet has 5 classes, the data set has 10: .*weights"):
         load_teacher(config, 10)
+
+
+def test_a_teacher_of_one_size(tmp_path: Path) -> None:
+    check_size("test_vit", [160])
+    check_size("test_resnet", [32, 99])
+    with pytest.raises(
+        UserError, match=r"test_vit works at 160 pixels only, .* trains at 96, 128: set data\.image_size=160"
+    ):
+        check_size("test_vit", [128, 160, 96])
+    torch.save(timm.create_model("test_vit", img_size=64).state_dict(), tmp_path / "teacher.pth")
+    config = DistillationConfig("test_vit", weights=str(tmp_path / "teacher.pth"))
+    assert load_teacher(config, 1000, [64])(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+    with pytest.raises(UserError, match=r"works at 64 pixels only, and the run trains at 160"):
+        load_teacher(config, 1000, [160])
 
 
 def test_a_teacher_that_there_is_not(tmp_path: Path) -> None:

@@ -239,6 +239,13 @@ def test_a_source_that_there_is_not(tmp_path: Path) -> None:
         begin("test_mambaout", RELPOS)
 
 
+def test_weights_of_others_are_not_called_averaged(published, tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    for source, model in (("test_vit_relpos", RELPOS), (tmp_path / "w.pth", TimmConfig(name="test_resnet"))):
+        with pytest.raises(UserError, match=r"is for checkpoints of this project: set init\.weights=raw"):
+            begin(source, model, weights="ema")
+
+
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     """Not of the path, nor of what torch writes around the tensors."""
     first, same, other = (

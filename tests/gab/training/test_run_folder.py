@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from gab.errors import UserError
-from gab.training.run_folder import check_folder, differences, make_folder, refuse_another, run_name
+from gab.training.run_folder import check_folder, differences, make_folder, read_config, refuse_another, run_name
 
 CONFIG = {
     "model": {"depth": 2, "kwargs": {}},
@@ -84,11 +84,31 @@ def test_spelling_of_numbers_is_no_difference() -> None:
     assert run_name(changed("optim", "lr", 1), "v") == run_name(changed("optim", "lr", 1.0), "v")
 
 
-def test_images_that_a_checkpoint_knows_nothing_of_are_accepted() -> None:
-    """It is of a version that kept no fingerprint of test images."""
-    content = {"config": CONFIG, "data": {"train": "1", "val": "2"}}
+def test_weights_are_named_from_the_folder_of_runs_on_and_told_apart_by_their_fingerprints() -> None:
+    def begun(source: str | None, runs: str) -> dict:
+        return {**CONFIG, "init": {"source": source}, "run": {"dir": runs}}
+
+    here, there = begun("runs/first/last.pt", "runs"), begun("/scratch/first/last.pt", "/scratch")
+    assert run_name(here, "v") == run_name(there, "v")
+    assert run_name(here, "v") != run_name(begun("runs/second/last.pt", "runs"), "v")
+    assert run_name(begun("resnet18", "runs"), "v") == run_name(begun("resnet18", "/scratch"), "v")
+    assert not differences(here, begun("copy.pt", "runs"))
+    assert differences(here, begun(None, "runs")) == ["init.source: first/last.pt -> None"]
+    assert differences(begun(None, "runs"), here) == ["init.source: None -> first/last.pt"]
+
+
+def test_test_images_may_come_later() -> None:
+    """As the folder `test` of a data set that is a folder per class."""
+    content = {"config": CONFIG, "data": {"train": "1", "val": "2"}, "origins": {}}
     known = {"train": "1", "val": "2", "test": "3"}
     refuse_another(Path("last.pt"), content, container=CONFIG, data=known, origins={})
     content["data"]["test"] = "4"
     with pytest.raises(UserError, match=r"the images are not those .* \(fingerprints test: 4 -> 3\)"):
         refuse_another(Path("last.pt"), content, container=CONFIG, data=known, origins={})
+
+
+@pytest.mark.parametrize("text", ["model: [half", "- a\n- list", "3", "a: \0"])
+def test_a_damaged_config_is_a_sentence(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml (cannot be read|is not the config of a run).*: restore it"):
+        read_config(tmp_path / "config.yaml")

@@ -3,13 +3,13 @@ import copy
 import pytest
 import timm
 import torch
-from timm.utils import ModelEmaV3
 
-from gab.config import OptimConfig, ViTConfig
+from gab.config import OptimConfig, TrainConfig, ViTConfig
 from gab.errors import UserError
 from gab.models import build
+from gab.training.average import Average
 from gab.training.optimizer import make_optimizer
-from gab.training.sizes import move, resize, size_at, trained_at
+from gab.training.sizes import move, resize, size_at, trained_at, trained_sizes
 from gab.training.state import TrainState
 
 TINY = ViTConfig(base="v", patch_size=8, embed_dim=24, depth=1, num_heads=3, rel_pos="bias", gab=True)
@@ -22,12 +22,17 @@ def test_the_last_entry_before_an_epoch_counts() -> None:
     assert size_at({}, 5, 224) == 224
 
 
+def test_sizes_that_are_trained_at() -> None:
+    assert trained_sizes(TrainConfig(epochs=9, sizes={0: 128, 5: 192, 9: 256}), 224) == {128, 192}
+    assert trained_sizes(TrainConfig(epochs=9, sizes={3: 192}), 224) == {192, 224}
+
+
 def trained(name: str) -> tuple[TrainState, OptimConfig]:
     """A state after two steps at 16 pixels."""
     torch.manual_seed(0)
     optim = OptimConfig(name=name, lr=1e-2)
     model = build(TINY, image_size=16, num_classes=2, seed=0)
-    state = TrainState(model, make_optimizer(model, optim), ModelEmaV3(model), torch.zeros((), dtype=torch.int64), 16)
+    state = TrainState(model, make_optimizer(model, optim), Average(model), torch.zeros((), dtype=torch.int64), 16)
     for _ in range(2):
         step(state)
     return state, optim
@@ -50,8 +55,19 @@ def test_what_has_the_shape_of_the_grid_is_moved_and_all_else_goes_on(name: str)
     moved = {"pos_embed", "blocks.0.attn.rel_pos.relative_position_bias_table"}
     old = {n: before.optimizer.state.get(p) for n, p in before.model.named_parameters()}
     new = {n: state.optimizer.state.get(p) for n, p in state.model.named_parameters()}
-    assert {n for n in new if new[n] is None} == moved
-    for n in set(new) - moved:
+    for kind in {kind for held in old.values() for kind in held} - {"step"}:  # moments go the way of the weights
+        with torch.no_grad():
+            for n, parameter in before.model.named_parameters():
+                parameter.copy_(old[n][kind].sqrt() if kind == "exp_avg_sq" else old[n][kind])
+        carrier = copy.deepcopy(before.model)
+        carrier.set_input_size(32)
+        for n in moved:
+            old[n][kind] = carrier.get_parameter(n).detach()
+            assert old[n][kind].any()
+            if kind == "exp_avg_sq":
+                old[n][kind] = old[n][kind].square()
+    for n in new:
+        assert new[n].keys() == old[n].keys()
         for key, value in new[n].items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(old[n][key])), (n, key)
     for group, earlier in zip(state.optimizer.param_groups, before.optimizer.param_groups, strict=True):
@@ -61,9 +77,25 @@ def test_what_has_the_shape_of_the_grid_is_moved_and_all_else_goes_on(name: str)
     assert state.ema.module.pos_embed.shape == state.model.pos_embed.shape
     held = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
     assert held == {id(p) for p in state.model.parameters()}
-    tables = state.model.pos_embed.detach().clone()
+    positions = state.model.pos_embed.detach().clone()
     step(state)
-    assert not torch.equal(state.model.pos_embed, tables)
+    assert not torch.equal(state.model.pos_embed, positions)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_steps_are_no_larger_after_a_move(name: str) -> None:
+    """Of what is moved, after so many steps that a count which does not belong to its moments would show."""
+
+    def change() -> float:
+        positions = state.model.pos_embed.detach().clone()
+        step(state)
+        return float((state.model.pos_embed.detach() - positions).abs().mean())
+
+    state, optim = trained(name)
+    for _ in range(60):
+        before = change()
+    move(state, 32, optim)
+    assert change() < 3 * before
 
 
 def test_a_network_of_one_size_is_refused() -> None:

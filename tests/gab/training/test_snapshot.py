@@ -8,6 +8,8 @@ from gab.errors import UserError
 from gab.tracking import provenance
 from gab.training import snapshot
 
+COMPILED = "data/__pycache__/resample.resize_crop-34.py311.nbi"
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -15,6 +17,7 @@ def project(tmp_path: Path) -> Path:
     root = tmp_path / "project"
     for name in ("train.py", "gab/model.py", "conf/train.yaml", "conf/local/default.yaml", "scripts/train.sbatch"):
         write(root / name)
+    write(root / COMPILED)
     for name in ("images/cat.jpg", ".venv/lib/module.py", "env/pyvenv.cfg", "env/module.py", "runs/old/code/train.py"):
         write(root / name)
     return root
@@ -31,7 +34,7 @@ def git(root: Path, *arguments: str) -> None:
 
 
 def commit(root: Path) -> None:
-    write(root / ".gitignore", "/.venv\n/env\n/runs\n/conf/local\n/ignored.py\n")
+    write(root / ".gitignore", "/.venv\n/env\n/runs\n/conf/local\n/ignored.py\n__pycache__/\n")
     git(root, "init")
     git(root, "add", "train.py", "gab", "conf", "scripts", ".gitignore")
     git(root, "commit", "-m", "first", "--no-verify", "--no-gpg-sign")
@@ -47,6 +50,7 @@ CODE = {
     "conf/train.yaml",
     "conf/local/default.yaml",
     "scripts/train.sbatch",
+    COMPILED,
     "snapshot.json",
 }
 

@@ -1,24 +1,14 @@
-"""What the benchmarks share: measurements in processes of their own, and the circumstances in every row."""
+"""The tables of results/, and what their numbers depend on."""
 
 import csv
-import json
 import os
 import platform
-import subprocess
-import sys
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-
-
-def in_a_process(script: str, *arguments: str) -> Any:
-    """The last line that `script arguments` prints in a new process, read as JSON."""
-    command = [sys.executable, script, *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def circumstances(command: str, packages: list[str]) -> dict[str, Any]:
@@ -41,9 +31,22 @@ def cpu_name() -> str:
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    """The rows as CSV."""
+    """The rows as CSV, with the columns of the first one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
+
+
+def update_table(path: Path, rows: list[dict[str, Any]], key: tuple[str, ...]) -> None:
+    """Puts the rows, if any, into a table, in place of older ones with the same `key`; what a row lacks is empty."""
+    if not rows:
+        return
+    told = {tuple(str(row[column]) for column in key) for row in rows}
+    kept: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            kept = [row for row in csv.DictReader(file) if tuple(row.get(c, "") for c in key) not in told]
+    columns = dict.fromkeys([*rows[0], *(column for row in kept for column in row)])
+    write_table(path, [dict.fromkeys(columns, "") | row for row in (*kept, *rows)])
