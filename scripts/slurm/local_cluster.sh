@@ -18,7 +18,12 @@ stop_with() {
     exit 1
 }
 
-installed() { command -v munged slurmctld slurmd sbatch unshare >/dev/null; }
+installed() { # each by itself: `command -v` of several succeeds if one of them is there
+    local name
+    for name in munged slurmctld slurmd sbatch unshare; do
+        command -v "$name" >/dev/null || return
+    done
+}
 
 install_packages() {
     installed && return
