@@ -161,20 +161,21 @@ class Workers:
             iter(self.loader)
             if all(self.begun.acquire(timeout=PATIENCE) for _ in range(self.workers)):
                 return
-            started = self.loader._iterator._workers  # type: ignore[union-attr]
             self.close()
-            for worker in started:
-                worker.kill()  # it is deaf to softer signals
-                worker.join()
             while self.begun.acquire(block=False):
                 pass
         raise RuntimeError(f"the workers of the torch loader did not begin in {STARTS} times {PATIENCE} s")
 
     def close(self) -> None:
         """End the workers; they start again when asked for more."""
-        if self.loader._iterator is not None:
-            self.loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
-            self.loader._iterator = None
+        iterator = self.loader._iterator
+        if iterator is None:
+            return
+        iterator._shutdown_workers()  # type: ignore[attr-defined]
+        for worker in iterator._workers if self.workers else []:  # type: ignore[attr-defined]
+            worker.kill()  # one that hangs is deaf to softer signals, and this process would wait for it at its end
+            worker.join()
+        self.loader._iterator = None
 
     def describe(self) -> str:
         return f"torch: {self.num_samples:,} original images decoded by Pillow; worker processes: {self.workers}"

@@ -19,6 +19,7 @@ from data.batches import Batch, EvalBatches, TrainBatches, open_eval, open_train
 from data.config import CropConfig, DataConfig, WriteConfig
 from data.errors import DataError
 from data.files import beton, load_sidecar
+from data.torch_loader import TrainDataset
 from data.writer import write_split
 
 BATCH, SEED = 12, 5
@@ -150,6 +151,20 @@ def test_a_worker_that_hangs_in_its_fork_is_started_again(torch_data, torch_trai
     else:
         with pytest.raises(RuntimeError, match="did not begin in 3 times"):
             gather(batches.epoch(0))
+    batches.close()
+    assert set(multiprocessing.active_children()) <= others
+
+
+def test_a_worker_that_hangs_later_does_not_hold_up_the_end(torch_data, monkeypatch):
+    others, original, asked = set(multiprocessing.active_children()), TrainDataset.__getitem__, []
+
+    def once(self, request):
+        asked.append(request)
+        return original(self, request) if len(asked) == 1 else time.sleep(1000)
+
+    monkeypatch.setattr(TrainDataset, "__getitem__", once)
+    batches = open_train(torch_data, batch_size=2, seed=SEED, workers=1)
+    next(batches.epoch(0))
     batches.close()
     assert set(multiprocessing.active_children()) <= others
 
