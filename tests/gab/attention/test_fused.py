@@ -90,7 +90,7 @@ def random_shape(s):
 
 
 test_random_shapes = settings(max_examples=8 if INTERPRETED else 60, **quiet)(given(shapes)(random_shape))
-test_more_random_shapes = pytest.mark.slow(settings(max_examples=60, **quiet)(given(shapes)(random_shape)))
+test_more_random_shapes = pytest.mark.slow(settings(max_examples=30, **quiet)(given(shapes)(random_shape)))
 
 
 SIZES = [(16, 32), (49, 32), (64, 64), (144, 96), (196, 64), (197, 80), (256, 128), (577, 64), (1024, 64), (1025, 128)]
