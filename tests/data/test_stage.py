@@ -1,6 +1,5 @@
 """Staging: one copy per node, checked, reused, and never in the way of the next run."""
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -18,9 +17,9 @@ from data.errors import DataError
 from data.writer import write_split
 from gab.distributed import signals
 from gab.errors import Stopped
+from tests.fresh import FRESH
 
 AGAIN = "python scripts/prepare.py folder --force"
-FORK = multiprocessing.get_context("fork")  # quick; the children only copy files
 
 
 @pytest.fixture
@@ -134,8 +133,8 @@ def test_no_space_and_no_folder_are_sentences(staged_config: DataConfig, monkeyp
 
 def test_processes_at_once_make_one_copy(staged_config: DataConfig) -> None:
     path, folder = files.beton(staged_config, "val"), Path(str(staged_config.stage))
-    queue = FORK.Queue()
-    processes = [FORK.Process(target=stage_and_tell, args=(path, folder, 1.0, queue)) for _ in range(2)]
+    queue = FRESH.Queue()
+    processes = [FRESH.Process(target=stage_and_tell, args=(path, folder, 1.0, queue)) for _ in range(2)]
     for process in processes:
         process.start()
     told = [queue.get(timeout=60) for _ in processes]
@@ -148,8 +147,8 @@ def test_processes_at_once_make_one_copy(staged_config: DataConfig) -> None:
 
 def test_a_killed_holder_does_not_block(staged_config: DataConfig) -> None:
     path, folder = files.beton(staged_config, "val"), Path(str(staged_config.stage))
-    started = FORK.Event()
-    holder = FORK.Process(target=stage_and_hang, args=(path, folder, started))
+    started = FRESH.Event()
+    holder = FRESH.Process(target=stage_and_hang, args=(path, folder, started))
     holder.start()
     assert started.wait(timeout=60)
     assert list(folder.rglob("*.part"))

@@ -6,7 +6,6 @@ import gzip
 import io
 import itertools
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -31,8 +30,7 @@ from data.prepare import prepare
 from data.splits import open_source
 from data.stored import is_plain_jpeg, stored_image
 from data.writer import write_split
-
-FORK = multiprocessing.get_context("fork")  # quick; the children only write files
+from tests.fresh import FRESH
 
 
 @pytest.fixture
@@ -259,8 +257,8 @@ def prepare_slowly(config: DataConfig, written) -> None:
 
 def test_first_runs_at_once_write_each_file_once(own_photos: DataConfig) -> None:
     config = replace(own_photos, write_if_missing=True)
-    written = FORK.Value("i", 0)
-    processes = [FORK.Process(target=prepare_slowly, args=(config, written)) for _ in range(3)]
+    written = FRESH.Value("i", 0)
+    processes = [FRESH.Process(target=prepare_slowly, args=(config, written)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
@@ -328,7 +326,7 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_taken_for_a_file(
     if before == "another file":
         write_split(config, "val")
         (Path(config.root) / "val" / "sky" / "00.jpg").unlink()
-    process = FORK.Process(target=write_and_die, args=(config, step))
+    process = FRESH.Process(target=write_and_die, args=(config, step))
     process.start()
     process.join(timeout=60)
     assert process.exitcode == -signal.SIGKILL

@@ -1,6 +1,5 @@
 """Runs of several real processes."""
 
-import multiprocessing
 import os
 import socket
 import sys
@@ -14,12 +13,11 @@ import pytest
 
 from conf.errors import sentences
 from gab.distributed import launch, watch
+from tests.fresh import FRESH
 
 TIMEOUT = 120  # seconds for what takes one or two
 
 
-FRESH = multiprocessing.get_context("forkserver")
-FRESH.set_forkserver_preload(["pytest", "torch", "conf.errors", "gab.distributed.launch"])
 QUICK = ((watch, {"INTERVAL": 0.1, "SILENCE": 2.0, "GRACE": 1.0}), (launch, {"START": "fork", "GRACE": 2.0}))
 
 
@@ -45,11 +43,7 @@ def work_and_exit(output: Path, work: Callable[..., Any], args: tuple[Any, ...])
 
 
 class Forked:
-    """A process that runs `work(*args)`, its output in a file.
-
-    It is forked from one that does nothing else. One forked from the tests' own would hold for ever what a thread of
-    theirs, or of a library that they use, held at that moment.
-    """
+    """A process that runs `work(*args)`, its output in a file."""
 
     def __init__(self, output: Path, work: Callable[..., Any], args: tuple[Any, ...]):
         self.output = output

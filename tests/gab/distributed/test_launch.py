@@ -340,6 +340,7 @@ def script(tmp_path: Path) -> Iterator[subprocess.Popen]:
     ) as process:
         assert process.stdout.readline() == "starting\n"
         while len(family(process.pid)) < 3:  # two and multiprocessing's resource tracker
+            assert process.poll() is None
             time.sleep(0.01)
         yield process
         process.kill()

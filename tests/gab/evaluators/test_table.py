@@ -3,7 +3,6 @@
 import csv
 import errno
 import fcntl
-import multiprocessing
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from gab.evaluators import table
+from tests.fresh import FRESH
 
 SPLITS = {"split": "official", "holdout": 0.0, "fraction": 1.0, "split_seed": 0}
 DATA = SimpleNamespace(name="imagenet", image_size=224, eval_crop=0.9, eval_interpolation="bicubic", **SPLITS)
@@ -68,9 +68,8 @@ def enter_all(path: Path, image_sizes: range) -> None:
 
 def test_evaluations_at_the_same_time_lose_no_row(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
-    fork = multiprocessing.get_context("fork")
     shares = [range(start, start + 30) for start in (0, 100, 200)]
-    processes = [fork.Process(target=enter_all, args=(path, share)) for share in shares]
+    processes = [FRESH.Process(target=enter_all, args=(path, share)) for share in shares]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,29 +1,33 @@
 """The lock of a run's folder: one start at a time, and nobody locked out by the dead. Owners are real processes."""
 
 import json
-import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 
 from gab.errors import UserError
-from gab.training.lock import Owner, RunLock
+from gab.training.lock import Owner, RunLock, _started
+from tests.fresh import FRESH
 
 QUICK = {"beat": 0.05, "patience": 0.6}
-FORK = multiprocessing.get_context("fork")  # no import in the children: they meet within milliseconds
 
 ELSEWHERE = replace(Owner.this_process(), host="n2", pid=4711, boot="another")
 JOB = replace(ELSEWHERE, job="81_3", cluster="test")
 
 
-def hold(folder: Path, said: multiprocessing.SimpleQueue, owner: Owner | None = None, go: float = 0.0) -> None:
-    """Take the lock at the time `go` and hold it for a minute; says `won`, or why not."""
-    time.sleep(max(go - time.time(), 0))
+def hold(folder: Path, said: SimpleQueue, owner: Owner | None = None, go: Barrier | None = None) -> None:
+    """Take the lock when all are at `go`, and hold it for a minute; says `won`, or why not."""
+    if go:
+        go.wait()
     try:
         with RunLock(folder, owner=owner, say=lambda _: None, **QUICK):
             said.put("won")
@@ -33,13 +37,13 @@ def hold(folder: Path, said: multiprocessing.SimpleQueue, owner: Owner | None = 
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., multiprocessing.Process]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
     """`start(owner, go)`: another process that takes the lock; `start.said` is what they all say."""
     children = []
-    said = FORK.SimpleQueue()
+    said = FRESH.SimpleQueue()
 
-    def make(owner: Owner | None = None, go: float = 0.0) -> multiprocessing.Process:
-        children.append(FORK.Process(target=hold, args=(tmp_path, said, owner, go)))
+    def make(owner: Owner | None = None, go: Barrier | None = None) -> BaseProcess:
+        children.append(FRESH.Process(target=hold, args=(tmp_path, said, owner, go)))
         children[-1].start()
         return children[-1]
 
@@ -99,18 +103,18 @@ def test_a_stopped_owner_is_alive(tmp_path: Path, start: Callable) -> None:
 
 
 @pytest.mark.parametrize("reaped", [True, False])
-def test_a_killed_owner_is_no_trouble(reaped: bool, tmp_path: Path, start: Callable) -> None:
-    child = start()
-    assert start.said.get() == "won"
-    os.kill(child.pid, signal.SIGKILL)
-    if reaped:
-        child.join()
-    else:
+def test_a_killed_owner_is_no_trouble(reaped: bool, tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        leave_behind(tmp_path, replace(Owner.this_process(), pid=child.pid, started=_started(child.pid)))
+        assert "is being trained by" in refused(tmp_path)
+        child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RunLock, "_beats_seen", lambda *_: pytest.fail("nothing to wait for"))
-        with lock(tmp_path):
-            assert names(tmp_path) == ["lock.2"]
+        if reaped:
+            child.wait()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RunLock, "_beats_seen", lambda *_: pytest.fail("nothing to wait for"))
+            with lock(tmp_path):
+                assert names(tmp_path) == ["lock.2"]
 
 
 def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
@@ -130,7 +134,7 @@ def test_hidden_processes_of_others_are_not_dead(tmp_path: Path) -> None:
 def test_of_many_starts_at_once_one_wins(stale: bool, tmp_path: Path, start: Callable) -> None:
     if stale:
         leave_behind(tmp_path, ELSEWHERE)
-    go = time.time() + 0.3
+    go = FRESH.Barrier(8)
     children = [start(go=go) for _ in range(8)]
     said = [start.said.get() for _ in children]
     assert said.count("won") == 1
