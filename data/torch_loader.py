@@ -2,16 +2,19 @@
 
 import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Semaphore
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from data.config import DataConfig
 from data.decoded import NO_CROPS, Decoded
@@ -23,6 +26,7 @@ from data.stored import stored_image
 from data.transforms import eval_image
 
 STARTS, PATIENCE = 3, 20.0  # times that workers are started, and seconds in which one of them begins
+GRACE = 10.0  # seconds in which all of them end by themselves
 CHUNK = 32  # images that are decoded before their crops are drawn, which costs as much for one as for many
 Request = tuple[int, int, np.ndarray]  # seed, epoch, sample keys of a batch
 
@@ -97,6 +101,12 @@ def begin(begun: Semaphore, worker: int) -> None:
     begun.release()
 
 
+def kill(workers: list[BaseProcess]) -> None:
+    """End workers that hang: they are deaf to softer signals, and this process would wait for them at its end."""
+    for worker in workers:
+        worker.kill()
+
+
 class Requests(Sampler):
     """The requests of an epoch, exchanged between epochs while the workers stay."""
 
@@ -168,14 +178,23 @@ class Workers:
 
     def close(self) -> None:
         """End the workers; they start again when asked for more."""
-        iterator = self.loader._iterator
+        iterator: Any = self.loader._iterator
+        self.loader._iterator = None
         if iterator is None:
             return
-        iterator._shutdown_workers()  # type: ignore[attr-defined]
-        for worker in iterator._workers if self.workers else []:  # type: ignore[attr-defined]
-            worker.kill()  # one that hangs is deaf to softer signals, and this process would wait for it at its end
-            worker.join()
-        self.loader._iterator = None
+        if iterator._worker_pids_set:
+            _remove_worker_pids(id(iterator))  # from here on, the end of one is no error
+            iterator._worker_pids_set = False
+        late = threading.Timer(GRACE, kill, (iterator._workers,))
+        late.start()
+        try:
+            iterator._shutdown_workers()
+        finally:
+            late.cancel()
+            late.join()
+            kill(iterator._workers)
+            for worker in iterator._workers:
+                worker.join(GRACE)
 
     def describe(self) -> str:
         return f"torch: {self.num_samples:,} original images decoded by Pillow; worker processes: {self.workers}"

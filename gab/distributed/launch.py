@@ -138,16 +138,15 @@ class _Child:
 
 
 def _work_in_children(count: int, device: str, work: Work, args: tuple[Any, ...]) -> None:
-    server = socket.create_server((HERE, 0))
-    port = server.getsockname()[1]
     processes: list[BaseProcess] = []
-    with signals.listening(children=processes):
+    with socket.create_server((HERE, 0)) as server, signals.listening(children=processes):
+        port = server.getsockname()[1]
         try:
             children = _start(processes, count, (device, port, work, args))
-            # The store comes last: it has a thread, and a fork would keep for ever what that thread holds.
-            store = dist.TCPStore(HERE, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
+            # The store comes last: it has a thread, and a child that is forked, as in tests, would keep for ever what
+            # that thread holds. It serves until this function returns.
+            _store = dist.TCPStore(HERE, port, is_master=True, wait_for_workers=False, master_listen_fd=server.detach())
             endings = _supervise(children)
-            del store  # which served until here
         finally:
             for process in processes:
                 process.kill()

@@ -31,17 +31,18 @@ def staged_config(photo_config: DataConfig, tmp_path: Path) -> DataConfig:
     return config
 
 
-def stage_and_tell(path: Path, folder: Path, seconds: float, queue) -> None:
-    """Stage slowly, so that others come meanwhile; tell where, and whether this process made the copy."""
+def stage_and_tell(path: Path, folder: Path, go, queue) -> None:
+    """Stage slowly when all are at `go`; tell where, and whether this process made the copy."""
     copied = []
     copy = disk.copy
 
     def slow_copy(*arguments: Path) -> None:
         copied.append(True)
-        time.sleep(seconds)
+        time.sleep(1.0)
         copy(*arguments)
 
     disk.copy = slow_copy
+    go.wait()
     queue.put((stage.stage(path, folder, files.load_sidecar(path), AGAIN), bool(copied)))
 
 
@@ -133,8 +134,8 @@ def test_no_space_and_no_folder_are_sentences(staged_config: DataConfig, monkeyp
 
 def test_processes_at_once_make_one_copy(staged_config: DataConfig) -> None:
     path, folder = files.beton(staged_config, "val"), Path(str(staged_config.stage))
-    queue = FRESH.Queue()
-    processes = [FRESH.Process(target=stage_and_tell, args=(path, folder, 1.0, queue)) for _ in range(2)]
+    queue, go = FRESH.Queue(), FRESH.Barrier(2, timeout=60)
+    processes = [FRESH.Process(target=stage_and_tell, args=(path, folder, go, queue)) for _ in range(2)]
     for process in processes:
         process.start()
     told = [queue.get(timeout=60) for _ in processes]

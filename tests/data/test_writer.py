@@ -241,8 +241,8 @@ def left(config: DataConfig) -> list[str]:
     return sorted(path.name for path in (Path(config.root) / "beton").iterdir() if path.suffix != ".lock")
 
 
-def prepare_slowly(config: DataConfig, written) -> None:
-    """Prepare; each file takes a while and is counted."""
+def prepare_slowly(config: DataConfig, written, go) -> None:
+    """Prepare when all are at `go`; each file takes a while and is counted."""
     write_images = writer._write_images
 
     def slow(*arguments):
@@ -252,13 +252,14 @@ def prepare_slowly(config: DataConfig, written) -> None:
         return write_images(*arguments)
 
     writer._write_images = slow
+    go.wait()
     prepare(config)
 
 
 def test_first_runs_at_once_write_each_file_once(own_photos: DataConfig) -> None:
     config = replace(own_photos, write_if_missing=True)
-    written = FRESH.Value("i", 0)
-    processes = [FRESH.Process(target=prepare_slowly, args=(config, written)) for _ in range(3)]
+    written, go = FRESH.Value("i", 0), FRESH.Barrier(3, timeout=60)
+    processes = [FRESH.Process(target=prepare_slowly, args=(config, written, go)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:

@@ -16,8 +16,6 @@ from gab.distributed import launch, watch
 from tests.fresh import FRESH
 
 TIMEOUT = 120  # seconds for what takes one or two
-
-
 QUICK = ((watch, {"INTERVAL": 0.1, "SILENCE": 2.0, "GRACE": 1.0}), (launch, {"START": "fork", "GRACE": 2.0}))
 
 

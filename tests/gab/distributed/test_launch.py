@@ -338,12 +338,14 @@ def script(tmp_path: Path) -> Iterator[subprocess.Popen]:
         text=True,
         start_new_session=True,
     ) as process:
-        assert process.stdout.readline() == "starting\n"
-        while len(family(process.pid)) < 3:  # two and multiprocessing's resource tracker
-            assert process.poll() is None
-            time.sleep(0.01)
-        yield process
-        process.kill()
+        try:
+            assert process.stdout.readline() == "starting\n"
+            while len(family(process.pid)) < 3:  # two and multiprocessing's resource tracker
+                assert process.poll() is None
+                time.sleep(0.01)
+            yield process
+        finally:
+            process.kill()
 
 
 def family(parent: int) -> list[int]:

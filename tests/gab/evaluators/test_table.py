@@ -4,6 +4,7 @@ import csv
 import errno
 import fcntl
 from itertools import chain
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,15 +62,16 @@ def test_other_images_are_another_row(tmp_path: Path) -> None:
     assert table.drawn(some, "train") == "holdout-0.1-fraction-0.5-0"
 
 
-def enter_all(path: Path, image_sizes: range) -> None:
+def enter_all(path: Path, image_sizes: range, go: Barrier) -> None:
+    go.wait()
     for size in image_sizes:
         table.enter(path, key(image_size=size), {"top1": float(size)})
 
 
 def test_evaluations_at_the_same_time_lose_no_row(tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
-    shares = [range(start, start + 30) for start in (0, 100, 200)]
-    processes = [FRESH.Process(target=enter_all, args=(path, share)) for share in shares]
+    shares, go = [range(start, start + 30) for start in (0, 100, 200)], FRESH.Barrier(3, timeout=60)
+    processes = [FRESH.Process(target=enter_all, args=(path, share, go)) for share in shares]
     for process in processes:
         process.start()
     for process in processes:

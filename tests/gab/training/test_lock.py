@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -24,7 +24,7 @@ ELSEWHERE = replace(Owner.this_process(), host="n2", pid=4711, boot="another")
 JOB = replace(ELSEWHERE, job="81_3", cluster="test")
 
 
-def hold(folder: Path, said: SimpleQueue, owner: Owner | None = None, go: Barrier | None = None) -> None:
+def hold(folder: Path, said: Queue, owner: Owner | None = None, go: Barrier | None = None) -> None:
     """Take the lock when all are at `go`, and hold it for a minute; says `won`, or why not."""
     if go:
         go.wait()
@@ -40,7 +40,7 @@ def hold(folder: Path, said: SimpleQueue, owner: Owner | None = None, go: Barrie
 def start(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
     """`start(owner, go)`: another process that takes the lock; `start.said` is what they all say."""
     children = []
-    said = FRESH.SimpleQueue()
+    said = FRESH.Queue()
 
     def make(owner: Owner | None = None, go: Barrier | None = None) -> BaseProcess:
         children.append(FRESH.Process(target=hold, args=(tmp_path, said, owner, go)))
@@ -87,7 +87,7 @@ def test_it_is_there_while_held_and_gone_after(tmp_path: Path) -> None:
 
 def test_a_living_owner_is_named(tmp_path: Path, start: Callable) -> None:
     child = start()
-    assert start.said.get() == "won"
+    assert start.said.get(timeout=60) == "won"
     text = refused(tmp_path)
     assert f"{tmp_path} is being trained by process {child.pid} on host" in text
     assert f"kill {child.pid}" in text
@@ -97,24 +97,34 @@ def test_a_living_owner_is_named(tmp_path: Path, start: Callable) -> None:
 def test_a_stopped_owner_is_alive(tmp_path: Path, start: Callable) -> None:
     """Its beat rests, but it would go on after SIGCONT."""
     child = start()
-    assert start.said.get() == "won"
+    assert start.said.get(timeout=60) == "won"
     os.kill(child.pid, signal.SIGSTOP)
     assert f"process {child.pid}" in refused(tmp_path)
 
 
-@pytest.mark.parametrize("reaped", [True, False])
-def test_a_killed_owner_is_no_trouble(reaped: bool, tmp_path: Path) -> None:
+def take_without_waiting(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLock, "_beats_seen", lambda *_: pytest.fail("nothing to wait for"))
+        with lock(folder):
+            assert names(folder) == ["lock.2"]
+
+
+def test_a_killed_owner_is_no_trouble(tmp_path: Path, start: Callable) -> None:
+    child = start()
+    assert start.said.get(timeout=60) == "won"
+    child.kill()
+    child.join()
+    take_without_waiting(tmp_path)
+
+
+def test_a_zombie_is_no_trouble(tmp_path: Path) -> None:
+    """Killed, and its parent has not asked for it yet."""
     with subprocess.Popen(["sleep", "60"]) as child:
         leave_behind(tmp_path, replace(Owner.this_process(), pid=child.pid, started=_started(child.pid)))
         assert "is being trained by" in refused(tmp_path)
         child.kill()
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
-        if reaped:
-            child.wait()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(RunLock, "_beats_seen", lambda *_: pytest.fail("nothing to wait for"))
-            with lock(tmp_path):
-                assert names(tmp_path) == ["lock.2"]
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        take_without_waiting(tmp_path)
 
 
 def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
@@ -134,9 +144,9 @@ def test_hidden_processes_of_others_are_not_dead(tmp_path: Path) -> None:
 def test_of_many_starts_at_once_one_wins(stale: bool, tmp_path: Path, start: Callable) -> None:
     if stale:
         leave_behind(tmp_path, ELSEWHERE)
-    go = FRESH.Barrier(8)
+    go = FRESH.Barrier(8, timeout=60)
     children = [start(go=go) for _ in range(8)]
-    said = [start.said.get() for _ in children]
+    said = [start.said.get(timeout=60) for _ in children]
     assert said.count("won") == 1
     assert sum("is being trained by" in text for text in said) == 7
     assert names(tmp_path) == ["lock.2" if stale else "lock.1"]
@@ -144,7 +154,7 @@ def test_of_many_starts_at_once_one_wins(stale: bool, tmp_path: Path, start: Cal
 
 def test_an_owner_elsewhere_that_beats_is_alive(tmp_path: Path, start: Callable) -> None:
     start(replace(JOB, token="a"))
-    assert start.said.get() == "won"
+    assert start.said.get(timeout=60) == "won"
     sentences: list[str] = []
     with pytest.raises(UserError, match="process 4711 on host n2 .*SLURM job 81_3.*scancel 81_3"):
         RunLock(tmp_path, say=sentences.append, **QUICK).__enter__()
@@ -163,7 +173,7 @@ def test_an_owner_elsewhere_whose_beat_rests_is_dead(tmp_path: Path) -> None:
 def test_the_time_of_day_is_nobodys_business(tmp_path: Path, start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock of the owner's machine stands still in the past, ours goes backwards."""
     start(ELSEWHERE)
-    assert start.said.get() == "won"
+    assert start.said.get(timeout=60) == "won"
     os.utime(tmp_path / "lock.1", (0, 0))
     times = iter(range(10**9, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: next(times))
@@ -246,7 +256,7 @@ def test_an_owner_that_slept_finds_out(tmp_path: Path, start: Callable) -> None:
         slept._released.set()  # no beat from here on
         slept._thread.join()
         child = start()
-        assert start.said.get() == "won"
+        assert start.said.get(timeout=60) == "won"
         with pytest.raises(UserError, match=f"was taken over by process {child.pid} on host"):
             slept.check()
         slept._released.clear()
